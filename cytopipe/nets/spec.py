@@ -1,0 +1,93 @@
+"""What a network is: its parts and their sizes, as a value that stands in model.toml and in recipes.
+
+Enters: names and numbers.  Leaves: a checked `NetSpec`; `nets.build_net` makes the network from it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cytopipe.core.classes import ObjectClass
+
+Backbone = Literal["mobilenetv2", "resnet18", "resnet34", "resnet50", "resnet101"]
+ARCHITECTURES = tuple(
+    f"{family}-{trunk}-fpn"
+    for family in ("faster-rcnn", "mask-rcnn")
+    for trunk in ("mobilenetv2", "resnet18", "resnet34", "resnet50", "resnet101")
+)
+
+# Sizes that differ between the papers' networks (torchvision's) and the light one, which must train and run on two cores.
+_FULL = {
+    "fpn_channels": 256,
+    "head_dim": 1024,
+    "mask_channels": 256,
+    "anchor_px": (32, 64, 128, 256, 512),
+    "canonical_px": 224.0,
+    "rois_per_image": 512,
+    "train_proposals": 2000,
+}
+_LIGHT = {
+    "fpn_channels": 64,
+    "head_dim": 256,
+    "mask_channels": 48,
+    "anchor_px": (16, 32, 64, 128, 256),
+    "canonical_px": 112.0,
+    "rois_per_image": 192,
+    "train_proposals": 500,
+}
+
+
+class NetSpec(BaseModel):
+    """A DetNet (METHODS 1.7). Lengths are px of the network's input."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str = Field(description=f"one of {', '.join(ARCHITECTURES)}; mask-rcnn adds the mask head")
+    classes: tuple[ObjectClass, ...] = Field(min_length=1, description="foreground classes; label i + 1 in the network is classes[i]")
+    fpn_channels: int = Field(256, gt=0, description="channels of P2 to P6")
+    head_dim: int = Field(1024, gt=0, description="width of the two-layer box head, the length of H")
+    mask_channels: int = Field(256, gt=0, description="channels of the mask head")
+    anchor_px: tuple[int, int, int, int, int] = Field((32, 64, 128, 256, 512), description="anchor side on P2 to P6")
+    canonical_px: float = Field(224.0, gt=0, description="side of a box that is pooled from P4 (level rule of FPN, equation 1)")
+    rois_per_image: int = Field(512, gt=0, description="RoIs sampled an image in training, a quarter of them foreground")
+    train_proposals: int = Field(2000, gt=0, description="proposals a level before, and an image after suppression, of which RoIs are sampled in training")
+    mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="of RGB in [0, 1], subtracted (ImageNet)")
+    std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="of RGB in [0, 1], divided by (ImageNet)")
+    frozen_batch_norm: bool = Field(False, description="batch norm is a fixed affine map: for loaded weights (METHODS 1.7)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_of_the_family(cls, values: dict[str, object]) -> dict[str, object]:
+        light = "mobilenetv2" in str(values.get("architecture", ""))
+        return {**(_LIGHT if light else _FULL), **values}
+
+    @model_validator(mode="after")
+    def _known(self) -> NetSpec:
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
+        return self
+
+    @property
+    def task(self) -> Literal["detection", "instance"]:
+        """What the network answers with: boxes, or boxes and masks."""
+        return "instance" if self.architecture.startswith("mask-rcnn") else "detection"
+
+    @property
+    def backbone(self) -> str:
+        """The trunk below the feature pyramid."""
+        return self.architecture.removeprefix("mask-rcnn-").removeprefix("faster-rcnn-").removesuffix("-fpn")
+
+    @property
+    def stride_px(self) -> int:
+        """Largest stride of a feature map: the network is shift-invariant by multiples of it."""
+        return 64
+
+    @property
+    def kinds(self) -> tuple[tuple[int, ...], ...]:
+        """Class indices grouped by kind, in order of first appearance: within a group, detections suppress each other."""
+        groups: dict[str, list[int]] = {}
+        for index, item in enumerate(self.classes):
+            groups.setdefault(item.kind, []).append(index)
+        return tuple(tuple(group) for group in groups.values())
