@@ -1,7 +1,9 @@
 """cytopipe: from whole-slide cytology to located cells.
 
-The Python API is the verbs of the commands; each is imported when it is first used, so that `import cytopipe` stays light.
-`cytopipe.train`, `cytopipe.infer` and `cytopipe.evaluate` are verbs, too: the rooms of the same names are reached by `from cytopipe.infer import …`.
+The Python API is the verbs of the commands; each is imported when it is first used, so that `import cytopipe` stays
+light.
+`cytopipe.train`, `cytopipe.infer` and `cytopipe.evaluate` are verbs, too: the rooms of the same names are reached by
+`from cytopipe.infer import …`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ _API = {
     "evaluate": "cytopipe.steps.evaluate",
 }
 
-__all__ = ["__version__", "evaluate", "infer", "mine_unlabeled", "open_slide", "synth", "tile", "train"]  # noqa: F822
+__all__ = ["__version__", "evaluate", "infer", "mine_unlabeled", "open_slide", "synth", "tile", "train"]
 
 
 def __getattr__(name: str) -> Any:

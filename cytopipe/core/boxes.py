@@ -1,6 +1,7 @@
 """Boxes as arrays, and the affine map between a window and its slide. Nothing else knows this arithmetic.
 
-Boxes are (N, 4) float64, x0 y0 x1 y1, pixel edges at integers, half open, no +1 in areas. Frames: `slide` = level-0 px, `window` = px at the model's mpp.
+Boxes are (N, 4) float64, x0 y0 x1 y1, pixel edges at integers, half open, no +1 in areas. Frames: `slide` = level-0 px,
+`window` = px at the model's mpp.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ def box_iou(a: F64, b: F64) -> F64:
     sides = np.clip(high - low, 0, None)
     both = sides[..., 0] * sides[..., 1]
     union = box_areas(a)[:, None] + box_areas(b)[None, :] - both
-    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+    return np.asarray(np.divide(both, union, out=np.zeros_like(both), where=union > 0))
 
 
 def slide_from_window(xyxy: F64, origin: tuple[float, float], slide_px_per_window_px: tuple[float, float]) -> F64:
-    """Boxes (N, 4) or points (N, 2), window px -> slide px. `origin` is the window's corner in slide px. Exact up to float64 rounding; no clipping."""
+    """Boxes (N, 4) or points (N, 2), window px -> slide px. `origin` is the window's corner in slide px. Exact up to
+    float64 rounding; no clipping.
+    """
     repeat = xyxy.shape[-1] // 2
     scale = np.array(slide_px_per_window_px * repeat, dtype=np.float64)
     return np.asarray(xyxy, dtype=np.float64) * scale + np.array(origin * repeat, dtype=np.float64)

@@ -1,12 +1,14 @@
 """Files that are whole or absent: written under a temporary name, fsynced, renamed. And the lock of an output folder.
 
-Enters: a path and what to write.  Leaves: the file, or the old one untouched. Partials of a killed run (`.*.partial`) are swept by `sweep_partials`.
+Enters: a path and what to write.  Leaves: the file, or the old one untouched. Partials of a killed run (`.*.partial`)
+are swept by `sweep_partials`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +18,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from cytopipe.core.errors import RunError, UserError
 
@@ -25,9 +27,11 @@ PARTIAL_SUFFIX = ".partial"
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write to; on success it is fsynced and renamed to `path`, on any failure (also an interrupt) removed.
+    """A temporary sibling to write to; on success it is fsynced and renamed to `path`, on any failure (also an
+    interrupt) removed.
 
-    The sibling keeps the suffix of `path` before `.partial`, for writers that look at it. Raises RunError when the disk is full.
+    The sibling keeps the suffix of `path` before `.partial`, for writers that look at it. Raises RunError when the disk
+    is full.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
     try:
@@ -44,7 +48,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def disk_error(error: OSError, path: Path) -> RunError:
     """The one line for a failed write: full disk and missing rights by name, anything else by its own text."""
     if error.errno == errno.ENOSPC:
-        return RunError("no space left on the disk", where=str(path), fix="free some space and run the same command again; it resumes")
+        return RunError(
+            "no space left on the disk",
+            where=str(path),
+            fix="free some space and run the same command again; it resumes",
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return RunError("may not be written", where=str(path), fix="choose another --out")
     return RunError(f"could not be written ({error.strerror or error})", where=str(path))
@@ -90,50 +98,56 @@ def sha256_of(path: Path) -> str:
 class FolderLock:
     """The right of one process to write to an output folder: `with FolderLock(folder): ...`.
 
-    A second process is refused with the first one's pid and host (UserError). The lock of a process that is gone on this host is taken over.
+    A second process is refused with the first one's pid and host (UserError). On one host the right ends with the
+    process, however it ends: the kernel holds it (flock), so that the file of a killed run is taken over, and never by
+    two at once. A file of another host is never taken over.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / ".lock"
+        self._fd = -1
 
     def __enter__(self) -> FolderLock:
-        mine = f"{os.getpid()} {socket.gethostname()}"
-        for _ in range(2):
+        while True:
             try:
-                fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                self._take_over_or_refuse()
-                continue
+                self._fd = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o644)
             except OSError as error:
                 raise disk_error(error, self.path.parent) from error
-            with os.fdopen(fd, "w") as file:
-                file.write(mine)
-            return self
-        raise UserError("another run has just started in this folder", where=str(self.path.parent))
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._refuse()
+            if self._is_current():
+                break
+            os.close(self._fd)  # its owner has just removed it: what we hold is no longer the folder's lock
+        if self._owner()[1] not in ("", socket.gethostname()):
+            self._refuse()  # not every shared file system tells one host of another's flock
+        os.truncate(self._fd, 0)
+        os.write(self._fd, f"{os.getpid()} {socket.gethostname()}".encode())
+        return self
 
-    def _take_over_or_refuse(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            pid_text, _, host = self.path.read_text().partition(" ")
-            if host == socket.gethostname() and not _alive(pid_text):
-                self.path.unlink(missing_ok=True)
-                return
-            raise UserError(
-                f"process {pid_text or '?'} on {host or 'an unknown host'} is writing to this folder",
-                where=str(self.path.parent),
-                fix=f"wait for it, or remove {self.path.name} there if that machine is gone",
-            )
+    def _owner(self) -> tuple[str, str]:
+        """pid and host in the file; empty where there is none."""
+        pid, _, host = os.pread(self._fd, 400, 0).decode(errors="replace").partition(" ")
+        return pid, host
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def _refuse(self) -> NoReturn:
+        pid, host = self._owner()
+        os.close(self._fd)
+        raise UserError(
+            f"process {pid or '?'} on {host or 'an unknown host'} is writing to this folder",
+            where=str(self.path.parent),
+            fix=f"wait for it, or remove {self.path.name} there if that machine is gone",
+        )
+
+    def _is_current(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.path.unlink(missing_ok=True)
-
-
-def _alive(pid_text: str) -> bool:
-    if not pid_text.isdigit():
-        return False
-    try:
-        os.kill(int(pid_text), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        os.close(self._fd)

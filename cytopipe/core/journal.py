@@ -1,10 +1,12 @@
-"""The journal of an output folder: what ran, with which parameters, and which units are finished. One line of JSON a fact.
+"""The journal of an output folder: what ran, with which parameters, and which units are finished. One line of JSON a
+fact.
 
     run.jsonl in the output folder
     {"kind": "run", "command": "tile", "version": "0.1.0", "parameters": {...}}      the first line
-    {"kind": "done", "unit": "S-17", ...facts of the unit...}                        one a finished unit, after its files were renamed
+    {"kind": "done", "unit": "S-17", ...facts of the unit...}                        a finished unit, its files are in place
 
-A line is appended and fsynced; a last line torn by kill -9 is dropped on opening. Same parameters resume, others are refused with the difference shown.
+A line is appended and fsynced; a last line torn by kill -9 is dropped on opening. Same parameters resume, others are
+refused with the difference shown.
 """
 
 from __future__ import annotations
@@ -43,11 +45,13 @@ class Journal:
 
 
 def open_journal(folder: Path, command: str, parameters: dict[str, Any], *, overwrite: bool = False) -> Journal:
-    """Open or resume an output folder for `command`; the folder is made. Call it inside `FolderLock` once the folder exists.
+    """Open or resume an output folder for `command`; the folder is made. Call it inside `FolderLock` once the folder
+    exists.
 
     parameters   JSON values that decide the bytes of the output; the slide list is none (it may grow).
     overwrite    empty the folder first.
-    Raises UserError when the folder holds another command's output, files of somebody else, or a run with other parameters.
+    Raises UserError when the folder holds another command's output, files of somebody else, or a run with other
+    parameters.
     """
     path = folder / JOURNAL_NAME
     parameters = json.loads(json.dumps(parameters, sort_keys=True))
@@ -63,11 +67,21 @@ def open_journal(folder: Path, command: str, parameters: dict[str, Any], *, over
         return Journal(path, {})
     head = lines[0]
     if head.get("command") != command:
-        raise UserError(f"holds the output of `cytopipe {head.get('command')}`, not of `{command}`", where=str(folder), fix="choose another --out")
+        raise UserError(
+            f"holds the output of `cytopipe {head.get('command')}`, not of `{command}`",
+            where=str(folder),
+            fix="choose another --out",
+        )
     if head["parameters"] != parameters:
         changes = difference(head["parameters"], parameters)
-        raise UserError("holds a run with other parameters (" + ", ".join(changes) + ")", where=str(folder), fix="--overwrite starts anew")
-    return Journal(path, {line["unit"]: {k: v for k, v in line.items() if k not in ("kind", "unit")} for line in lines[1:]})
+        raise UserError(
+            "holds a run with other parameters (" + ", ".join(changes) + ")",
+            where=str(folder),
+            fix="--overwrite starts anew",
+        )
+    return Journal(
+        path, {line["unit"]: {k: v for k, v in line.items() if k not in ("kind", "unit")} for line in lines[1:]}
+    )
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

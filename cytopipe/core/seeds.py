@@ -1,6 +1,8 @@
-"""Seeds: one number for a run, from which every random stream is derived by name, so that adding a stream moves no other.
+"""Seeds: one number for a run, from which every random stream is derived by name, so that adding a stream moves no
+other.
 
-Enters: the run's seed and the name of what is drawn (strings and integers).  Leaves: a 63-bit integer, or a numpy Generator.
+Enters: the run's seed and the name of what is drawn (strings and integers).  Leaves: a 63-bit integer, or a numpy
+Generator.
 """
 
 from __future__ import annotations
