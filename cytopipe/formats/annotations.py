@@ -15,13 +15,18 @@ class Annotation:
     object_id    unique within its file, never empty
     class_name   as the file spells it, never empty
     geometry     valid, not empty; frame slide, level-0 px, pixel edges at integers
-    attributes   further facts as text, e.g. {"cell_id": "17"}: a nucleus and its cell share a `cell_id`
+    attributes   further facts as text, e.g. {"cell_id": "17"}: a nucleus and its cell share a `cell_id`; "crowd"
     """
 
     object_id: str
     class_name: str
     geometry: Polygon | MultiPolygon
     attributes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_crowd(self) -> bool:
+        """Whether it stands for a group (attribute `crowd`): neither a target nor a false alarm."""
+        return self.attributes.get("crowd", "").lower() in ("1", "true", "yes")
 
     def __post_init__(self) -> None:
         if not self.object_id or not self.class_name:

@@ -37,6 +37,8 @@ ObjectType = Literal["annotation", "detection"]
 NUCLEUS = "nucleus"  # class of a cell's `nucleusGeometry`: QuPath gives it none of its own
 CELL = "cell"  # class of an object of QuPath's type "cell" that nobody classified: its type says what it is
 
+SCORE = "Score"  # the measurement that holds a detection's certainty, as we write it
+
 MAX_BYTES = 2 << 30  # the parser needs about ten times the file; a slide of a million outlined cells is below 1 GB
 MAX_COORDINATE_PX = 1e8  # no slide is wider; beyond lie numbers of another frame (nanometres) or of a broken export
 
@@ -211,11 +213,19 @@ def _class_name(classification: Any) -> str:
 
 
 def _attributes(properties: Mapping[str, Any]) -> dict[str, str]:
-    """Plain values of `metadata` and of properties that QuPath does not know, as text."""
+    """Plain values of `metadata`, of properties that QuPath does not know, and the score of a detection, as text."""
     metadata = properties.get("metadata")
     extra = {key: value for key, value in properties.items() if key not in _OWN_PROPERTIES}
-    merged = {**extra, **(metadata if isinstance(metadata, dict) else {})}
+    merged = {**extra, **(metadata if isinstance(metadata, dict) else {}), **_score(properties.get("measurements"))}
     return {_text(key): _text(value) for key, value in merged.items() if isinstance(value, (str, int, float))}
+
+
+def _score(measurements: Any) -> dict[str, float]:
+    """The score of a detection, the one measurement that results need; written as `{name: value}`, before 0.4 as a list."""
+    if isinstance(measurements, list):
+        measurements = {m.get("name"): m.get("value") for m in measurements if isinstance(m, dict)}
+    score = measurements.get(SCORE) if isinstance(measurements, dict) else None
+    return {SCORE: score} if isinstance(score, (int, float)) and math.isfinite(score) else {}
 
 
 def _own_id(raw: Any) -> str:

@@ -49,7 +49,7 @@ from cytopipe.core.files import atomic_path, write_json
 from cytopipe.core.objects import FLAG_NAMES, Objects
 from cytopipe.formats.annotations import Annotation
 from cytopipe.formats.colours import class_colours
-from cytopipe.formats.qupath import Frame, QuPathWriter
+from cytopipe.formats.qupath import SCORE, Frame, QuPathWriter
 
 SCHEMA_VERSION = 1
 TABLE_NAME = "objects.parquet"
@@ -179,7 +179,7 @@ def write_geojson(path: Path, results: Results, *, frame: Frame = "bounds") -> N
     with QuPathWriter(path, frame=frame, bounds_offset=info.bounds_offset) as out:
         for i, object_id in enumerate(results.object_ids):
             name = names[objects.class_index[i]]
-            numbers = {"Score": objects.score[i], "Suspicion": suspicions[i]}
+            numbers = {SCORE: objects.score[i], "Suspicion": suspicions[i]}
             numbers |= {f"Score: {c}": s for c, s in zip(names, objects.class_scores[i], strict=True)}
             measurements = {key: round(float(value), 6) for key, value in numbers.items()}
             measurements["Area px^2"] = round(float(area_px[i]), 3)

@@ -1,10 +1,12 @@
-"""The model bundle: a folder that `infer`, `mine-unlabeled` and `train --init` take by name or path. This module alone reads and writes it.
+"""The model bundle: a folder that `infer`, `mine-unlabeled` and `train --init` take by name or path. This module alone
+reads and writes it.
 
     NAME/model.toml            the fields of `BundleSpec`, schema version 1
     NAME/weights.safetensors   the state of the network, float32; its SHA-256 stands in model.toml
     NAME/CARD.md               what it is for and what not, data and licences, metrics
 
-Shipped bundles stand under models/ and are found by name; a run folder of `train` is itself a bundle. No file of it is a pickle.
+Shipped bundles stand under models/ and are found by name; a run folder of `train` is itself a bundle. No file of it is
+a pickle.
 """
 
 from __future__ import annotations
@@ -37,8 +39,12 @@ class Thresholds(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    score: dict[str, float] = Field(description="least score by kind, chosen on validation by the best F1 at box IoU 0.5")
-    nms_iou: float = Field(0.5, gt=0, le=1, description="box IoU above which detections of one kind in one window suppress each other")
+    score: dict[str, float] = Field(
+        description="least score by kind, chosen on validation by the best F1 at box IoU 0.5"
+    )
+    nms_iou: float = Field(
+        0.5, gt=0, le=1, description="box IoU above which detections of one kind in one window suppress each other"
+    )
     max_detections: int = Field(1000, gt=0, description="most detections a window")
 
 
@@ -52,7 +58,9 @@ class BundleSpec(BaseModel):
     net: NetSpec
     mpp: float = Field(gt=0, description="µm/px at which the network sees")
     tile_px: int = Field(gt=0, description="side of the inference window in px at that mpp; a multiple of 64")
-    max_object_px: float = Field(gt=0, description="99.9th percentile of the longer side of the training objects, px at that mpp")
+    max_object_px: float = Field(
+        gt=0, description="99.9th percentile of the longer side of the training objects, px at that mpp"
+    )
     receptive_field_px: int = Field(gt=0, description="theoretical radius of what a feature depends on, px at that mpp")
     background: str = Field("light", description="light (bright field) or dark (fluorescence): what it was trained on")
     thresholds: Thresholds
@@ -69,18 +77,26 @@ class Bundle:
     folder: Path
 
     def build(self) -> DetNet:
-        """The network with its weights, in eval mode on the CPU. Raises UserError where hash or shapes do not fit, by name."""
+        """The network with its weights, in eval mode on the CPU. Raises UserError where hash or shapes do not fit, by
+        name.
+        """
         path = self.folder / WEIGHTS_FILE
         found = sha256_of(path)
         if found != self.spec.weights_sha256:
-            raise UserError(f"is not the file that model.toml describes (sha256 {found[:12]}… instead of {self.spec.weights_sha256[:12]}…)", where=str(path))
+            raise UserError(
+                f"is not the file that model.toml describes (sha256 {found[:12]}… instead of "
+                f"{self.spec.weights_sha256[:12]}…)",
+                where=str(path),
+            )
         net = build_net(self.spec.net)
         load_state(net, path)
         return net.eval()
 
 
 def load_state(net: DetNet, path: Path) -> None:
-    """Load a safetensors state into a network, exactly. Raises UserError naming the first tensor that is missing, unknown or of another shape."""
+    """Load a safetensors state into a network, exactly. Raises UserError naming the first tensor that is missing,
+    unknown or of another shape.
+    """
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -88,7 +104,9 @@ def load_state(net: DetNet, path: Path) -> None:
     own = net.state_dict()
     for name, tensor in own.items():
         if name not in state:
-            raise UserError(f"has no tensor {name!r}", where=str(path), fix="the weights belong to another architecture")
+            raise UserError(
+                f"has no tensor {name!r}", where=str(path), fix="the weights belong to another architecture"
+            )
         if state[name].shape != tensor.shape:
             raise UserError(
                 f"tensor {name!r} has shape {tuple(state[name].shape)}, the network needs {tuple(tensor.shape)}",
@@ -122,12 +140,18 @@ def save_bundle(folder: Path, spec: BundleSpec, state: Mapping[str, Tensor], car
 
 
 def load_bundle(name: str | Path) -> Bundle:
-    """A bundle by the name of a shipped one or by its folder. Raises UserError for an unknown name (naming the nearest) or a broken model.toml."""
+    """A bundle by the name of a shipped one or by its folder. Raises UserError for an unknown name (naming the nearest)
+    or a broken model.toml.
+    """
     folder = Path(name)
     if not (folder / MODEL_FILE).is_file():
         named = shipped("models") / str(name)
         if folder.exists() and not (named / MODEL_FILE).is_file():
-            raise UserError(f"holds no {MODEL_FILE}, so it is no model bundle", where=str(folder), fix="give a run folder of `cytopipe train`, or a name that `cytopipe models` lists")
+            raise UserError(
+                f"holds no {MODEL_FILE}, so it is no model bundle",
+                where=str(folder),
+                fix="give a run folder of `cytopipe train`, or a name that `cytopipe models` lists",
+            )
         folder = named
     path = folder / MODEL_FILE
     if not path.is_file():
@@ -148,7 +172,9 @@ def list_bundles() -> list[str]:
 
 
 def _toml(value: dict[str, Any]) -> str:
-    """A nested dict of JSON values as TOML: scalars first, then tables; lists of dicts as inline tables. None is left out."""
+    """A nested dict of JSON values as TOML: scalars first, then tables; lists of dicts as inline tables. None is left
+    out.
+    """
     lines: list[str] = []
 
     def write(table: dict[str, Any], prefix: str) -> None:
@@ -172,7 +198,11 @@ def _key(key: str) -> str:
 def _scalar(value: Any) -> str:
     if isinstance(value, list):
         inner = ",\n  ".join(_scalar(v) for v in value)
-        return f"[\n  {inner},\n]" if any(isinstance(v, dict) for v in value) else "[" + ", ".join(_scalar(v) for v in value) + "]"
+        return (
+            f"[\n  {inner},\n]"
+            if any(isinstance(v, dict) for v in value)
+            else "[" + ", ".join(_scalar(v) for v in value) + "]"
+        )
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{_key(k)} = {_scalar(v)}" for k, v in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)

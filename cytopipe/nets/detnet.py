@@ -1,10 +1,12 @@
 """DetNet: Faster and Mask R-CNN with a feature pyramid, behind verbs that a method can call one by one (METHODS 1.7).
 
     extract -> propose -> score -> mask          the stages
-    losses                                       the supervised terms of a labelled batch, with what was sampled for them
+    losses                                       the supervised terms of a labelled batch, with what was sampled for
+                                                 them
     detect                                       the answer for a batch of windows
 
-Images enter normalised, (B, 3, H, W) float32, sides divisible by 64. Boxes are x0 y0 x1 y1 in px of that input. Label 0 is background, label i + 1 is classes[i].
+Images enter normalised, (B, 3, H, W) float32, sides divisible by 64. Boxes are x0 y0 x1 y1 in px of that input. Label 0
+is background, label i + 1 is classes[i].
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ class Detections:
 
 
 class DetNet(nn.Module):
-    """The network of detection and instance segmentation. `extra` holds what a method attaches (projectors, adapters)."""
+    """Detection and instance segmentation. `extra` holds what a method attaches (projectors, adapters)."""
 
     def __init__(self, spec: NetSpec) -> None:
         super().__init__()
@@ -93,7 +95,9 @@ class DetNet(nn.Module):
 
     @property
     def trains_batch_norm(self) -> bool:
-        """Whether batch norm has running statistics; then labelled and unlabelled images take separate forwards (METHODS 1.7)."""
+        """Whether batch norm has running statistics; then labelled and unlabelled images take separate forwards
+        (METHODS 1.7).
+        """
         return bool(batch_norms(self))
 
     @contextmanager
@@ -118,8 +122,12 @@ class DetNet(nn.Module):
         """Class-free boxes of each image (n_i, 4), best first, and their objectness (n_i,) in [0, 1]; detached."""
         return self.rpn.select(self.rpn(feats, sizes), sizes, pre_nms, post_nms, nms_iou)
 
-    def score(self, feats: dict[int, Tensor], boxes: list[Tensor], level: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (n, C + 1), deltas (n, 4 (C + 1)) and H (n, D) of the boxes of all images, in order. `level` pools every box from P_level."""
+    def score(
+        self, feats: dict[int, Tensor], boxes: list[Tensor], level: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (n, C + 1), deltas (n, 4 (C + 1)) and H (n, D) of the boxes of all images, in order. `level` pools
+        every box from P_level.
+        """
         return self.box_head(pool(feats, boxes, BoxHead.POOL, self.spec.canonical_px, level))
 
     def mask(self, feats: dict[int, Tensor], boxes: list[Tensor], labels: Tensor) -> Tensor:
@@ -157,7 +165,9 @@ class DetNet(nn.Module):
         terms["roi_cls"] = _classification(logits, roi_labels, focal_gamma)
         foreground = torch.where(roi_labels > 0)[0]
         own = deltas.view(len(deltas), -1, 4)[foreground, roi_labels[foreground]]
-        terms["roi_reg"] = F.smooth_l1_loss(own, torch.cat(goals), beta=SMOOTH_L1_BETA, reduction="sum") / max(len(roi_labels), 1)
+        terms["roi_reg"] = F.smooth_l1_loss(own, torch.cat(goals), beta=SMOOTH_L1_BETA, reduction="sum") / max(
+            len(roi_labels), 1
+        )
         if not reg:
             del terms["rpn_reg"], terms["roi_reg"]
         if self.mask_head is not None:
@@ -175,7 +185,9 @@ class DetNet(nn.Module):
         pre_nms: int = 1000,
         post_nms: int = 1000,
     ) -> list[Detections]:
-        """What each image holds. Suppression is by box IoU among the classes of one kind: a nucleus never suppresses its cell."""
+        """What each image holds. Suppression is by box IoU among the classes of one kind: a nucleus never suppresses
+        its cell.
+        """
         proposals, _ = self.propose(feats, sizes, pre_nms, post_nms)
         logits, deltas, _ = self.score(feats, proposals)
         counts = [len(p) for p in proposals]
@@ -190,7 +202,14 @@ class DetNet(nn.Module):
         return [Detections(r.boxes, r.scores, r.labels, r.class_scores, m) for r, m in zip(results, split, strict=True)]
 
     def _answer(
-        self, probabilities: Tensor, deltas: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float, nms_iou: float, most: int
+        self,
+        probabilities: Tensor,
+        deltas: Tensor,
+        boxes: Tensor,
+        size: tuple[int, int],
+        threshold: float,
+        nms_iou: float,
+        most: int,
     ) -> Detections:
         deltas = deltas.view(len(deltas), -1, 4)
         found = []
@@ -214,7 +233,9 @@ class DetNet(nn.Module):
     def _sample_rois(
         self, proposed: list[Tensor], targets: Sequence[Truth], keys: Sequence[int]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """RoIs, labels, regression goals of the foreground ones, and the index of the truth of each foreground one; lists over images."""
+        """RoIs, labels, regression goals of the foreground ones, and the index of the truth of each foreground one;
+        lists over images.
+        """
         rois, labels, goals, owners = [], [], [], []
         for boxes, target, key in zip(proposed, targets, keys, strict=True):
             candidates = torch.cat([boxes, target.boxes.to(boxes)])
@@ -225,21 +246,34 @@ class DetNet(nn.Module):
             label[: len(positive)] = target.labels[owner]
             rois.append(candidates[torch.cat([positive, negative])])
             labels.append(label)
-            goals.append(self._coder.encode_single(target.boxes[owner], candidates[positive]) if len(positive) else boxes.new_zeros((0, 4)))
+            goals.append(
+                self._coder.encode_single(target.boxes[owner], candidates[positive])
+                if len(positive)
+                else boxes.new_zeros((0, 4))
+            )
             owners.append(owner)
         return rois, labels, goals, owners
 
     def _mask_loss(
-        self, feats: dict[int, Tensor], rois: list[Tensor], labels: list[Tensor], owners: list[Tensor], targets: Sequence[Truth]
+        self,
+        feats: dict[int, Tensor],
+        rois: list[Tensor],
+        labels: list[Tensor],
+        owners: list[Tensor],
+        targets: Sequence[Truth],
     ) -> Tensor:
-        """Binary cross-entropy on the 28x28 map of the true class, mean over positive RoIs; attached zero where there are none."""
+        """Binary cross-entropy on the 28x28 map of the true class, mean over positive RoIs; attached zero where there
+        are none.
+        """
         positive = [r[: len(o)] for r, o in zip(rois, owners, strict=True)]  # `sample` puts the foreground first
         own = torch.cat([label[: len(o)] for label, o in zip(labels, owners, strict=True)])
         logits = self.mask(feats, positive, own)
         if len(own) == 0:
             return logits.sum() + 0.0 * sum(p.sum() for p in self.mask_head.parameters())
         goals = [
-            _cut_masks(t.masks, o, p) for t, o, p in zip(targets, owners, positive, strict=True) if t.masks is not None and len(o)
+            _cut_masks(t.masks, o, p)
+            for t, o, p in zip(targets, owners, positive, strict=True)
+            if t.masks is not None and len(o)
         ]
         return F.binary_cross_entropy_with_logits(logits, torch.cat(goals).to(logits.dtype))
 
@@ -259,7 +293,9 @@ def _classification(logits: Tensor, labels: Tensor, focal_gamma: float | None) -
 
 
 def _cut_masks(masks: Tensor, owner: Tensor, boxes: Tensor) -> Tensor:
-    """The truth seen by each RoI, (n, 28, 28) float32: the part of its owner's mask inside the box, resampled as in Mask R-CNN."""
+    """The truth seen by each RoI, (n, 28, 28) float32: the part of its owner's mask inside the box, resampled as in
+    Mask R-CNN.
+    """
     used, place = owner.unique(return_inverse=True)
     rois = torch.cat([place[:, None].to(boxes), boxes], dim=1)
     return roi_align(masks[used][:, None].to(boxes.dtype), rois, MaskHead.SIDE, 1.0, aligned=False)[:, 0].clamp(0, 1)

@@ -1,6 +1,7 @@
 """What looks at one RoI: pooling from the pyramid, the box head and the mask head.
 
-RoIAlign is `aligned=True`: with aligned=False every box is shifted by half a cell towards +x and +y, and pooling a flipped map with a flipped box does
+RoIAlign is `aligned=True`: with aligned=False every box is shifted by half a cell towards +x and +y, and pooling a
+flipped map with a flipped box does
 not give the flipped result (METHODS 1.7). torchvision's MultiScaleRoIAlign passes aligned=False, hence our own pooler.
 """
 
@@ -19,14 +20,20 @@ SAMPLING_RATIO = 2
 
 
 def level_of(boxes: Tensor, canonical_px: float) -> Tensor:
-    """The pyramid level (n,) int64 of boxes (n, 4): k = floor(4 + log2(sqrt(wh) / canonical)), clamped to 2..5 (Lin et al. 2017, equation 1)."""
+    """The pyramid level (n,) int64 of boxes (n, 4): k = floor(4 + log2(sqrt(wh) / canonical)), clamped to 2..5 (Lin et
+    al. 2017, equation 1).
+    """
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-6)
     k = torch.floor(4 + torch.log2(sides.prod(dim=1).sqrt() / canonical_px) + 1e-6)
     return k.clamp(POOLED_LEVELS[0], POOLED_LEVELS[-1]).to(torch.int64)
 
 
-def pool(feats: dict[int, Tensor], boxes: list[Tensor], size: int, canonical_px: float, level: int | None = None) -> Tensor:
-    """RoIAlign of boxes per image -> (n, channels, size, size), n over all images in order. `level` pools every box from that one."""
+def pool(
+    feats: dict[int, Tensor], boxes: list[Tensor], size: int, canonical_px: float, level: int | None = None
+) -> Tensor:
+    """RoIAlign of boxes per image -> (n, channels, size, size), n over all images in order. `level` pools every box
+    from that one.
+    """
     image = torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor([len(b) for b in boxes]))
     flat = torch.cat(boxes)
     rois = torch.cat([image.to(flat)[:, None], flat], dim=1)
@@ -42,7 +49,9 @@ def pool(feats: dict[int, Tensor], boxes: list[Tensor], size: int, canonical_px:
 
 
 class BoxHead(nn.Module):
-    """Pooled features (n, c, 7, 7) -> class logits (n, C + 1), deltas (n, 4 (C + 1)), H (n, D) = output of the two layers before the predictors."""
+    """Pooled features (n, c, 7, 7) -> class logits (n, C + 1), deltas (n, 4 (C + 1)), H (n, D) = output of the two
+    layers before the predictors.
+    """
 
     POOL = 7
 
@@ -60,7 +69,9 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Pooled features (n, c, 14, 14) -> mask logits (n, C + 1, 28, 28), one map a class, background first (He et al., ICCV 2017, figure 4)."""
+    """Pooled features (n, c, 14, 14) -> mask logits (n, C + 1, 28, 28), one map a class, background first (He et al.,
+    ICCV 2017, figure 4).
+    """
 
     POOL = 14
     SIDE = 28

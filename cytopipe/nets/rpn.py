@@ -31,7 +31,9 @@ class ProposalNet(nn.Module):
         self.head = RPNHead(spec.fpn_channels, 3)
         self.coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
 
-    def forward(self, feats: dict[int, Tensor], sizes: list[tuple[int, int]]) -> tuple[Tensor, Tensor, list[Tensor], list[int]]:
+    def forward(
+        self, feats: dict[int, Tensor], sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[int]]:
         """Objectness logits (B, A), deltas (B, A, 4), anchors per image (A, 4), and how many anchors each level has."""
         maps = [feats[level] for level in sorted(feats)]
         logits, deltas = self.head(maps)
@@ -50,7 +52,9 @@ class ProposalNet(nn.Module):
         post_nms: int,
         nms_iou: float,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The best boxes of each image, best first: boxes (n_i, 4) clipped to the image, objectness (n_i,) in [0, 1]; detached."""
+        """The best boxes of each image, best first: boxes (n_i, 4) clipped to the image, objectness (n_i,) in [0, 1];
+        detached.
+        """
         logits, deltas, anchors, counts = (x.detach() if isinstance(x, Tensor) else x for x in output)
         level_of = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(logits.device)
         boxes_of, scores_of = [], []
@@ -71,8 +75,12 @@ class ProposalNet(nn.Module):
             scores_of.append(scores[best])
         return boxes_of, scores_of
 
-    def losses(self, output: tuple[Tensor, Tensor, list[Tensor], list[int]], truth: list[Tensor], keys: list[int]) -> dict[str, Tensor]:
-        """rpn_cls: binary cross-entropy, mean over the sampled anchors; rpn_reg: smooth L1 summed over positives / sampled anchors."""
+    def losses(
+        self, output: tuple[Tensor, Tensor, list[Tensor], list[int]], truth: list[Tensor], keys: list[int]
+    ) -> dict[str, Tensor]:
+        """rpn_cls: binary cross-entropy, mean over the sampled anchors; rpn_reg: smooth L1 summed over positives /
+        sampled anchors.
+        """
         logits, deltas, anchors, _ = output
         picked_logits, picked_labels, picked_deltas, goals = [], [], [], []
         for image, (boxes, key) in enumerate(zip(truth, keys, strict=True)):
@@ -84,11 +92,16 @@ class ProposalNet(nn.Module):
             picked_deltas.append(deltas[image, positive])
             if len(positive):
                 goals.append(self.coder.encode_single(boxes[matched[positive]], anchors[image][positive]))
-        all_logits, all_labels, all_deltas = torch.cat(picked_logits), torch.cat(picked_labels), torch.cat(picked_deltas)
+        all_logits, all_labels, all_deltas = (
+            torch.cat(picked_logits),
+            torch.cat(picked_labels),
+            torch.cat(picked_deltas),
+        )
         goal = torch.cat(goals) if goals else all_deltas.detach()
         return {
             "rpn_cls": F.binary_cross_entropy_with_logits(all_logits, all_labels),
-            "rpn_reg": F.smooth_l1_loss(all_deltas, goal, beta=SMOOTH_L1_BETA, reduction="sum") / max(len(all_labels), 1),
+            "rpn_reg": F.smooth_l1_loss(all_deltas, goal, beta=SMOOTH_L1_BETA, reduction="sum")
+            / max(len(all_labels), 1),
         }
 
 

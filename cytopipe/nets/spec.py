@@ -18,7 +18,8 @@ ARCHITECTURES = tuple(
     for trunk in ("mobilenetv2", "resnet18", "resnet34", "resnet50", "resnet101")
 )
 
-# Sizes that differ between the papers' networks (torchvision's) and the light one, which must train and run on two cores.
+# Sizes that differ between the papers' networks (torchvision's) and the light one, which must train and run on two
+# cores.
 _FULL = {
     "fpn_channels": 256,
     "head_dim": 1024,
@@ -29,13 +30,14 @@ _FULL = {
     "train_proposals": 2000,
 }
 _LIGHT = {
+    "width": 0.5,
     "fpn_channels": 64,
     "head_dim": 256,
     "mask_channels": 48,
     "anchor_px": (16, 32, 64, 128, 256),
     "canonical_px": 112.0,
-    "rois_per_image": 192,
-    "train_proposals": 500,
+    "rois_per_image": 128,
+    "train_proposals": 300,
 }
 
 
@@ -45,17 +47,34 @@ class NetSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     architecture: str = Field(description=f"one of {', '.join(ARCHITECTURES)}; mask-rcnn adds the mask head")
-    classes: tuple[ObjectClass, ...] = Field(min_length=1, description="foreground classes; label i + 1 in the network is classes[i]")
+    classes: tuple[ObjectClass, ...] = Field(
+        min_length=1, description="foreground classes; label i + 1 in the network is classes[i]"
+    )
+    width: float = Field(1.0, gt=0, le=1, description="multiplier of MobileNetV2's channels; 1 for the other trunks")
     fpn_channels: int = Field(256, gt=0, description="channels of P2 to P6")
     head_dim: int = Field(1024, gt=0, description="width of the two-layer box head, the length of H")
     mask_channels: int = Field(256, gt=0, description="channels of the mask head")
     anchor_px: tuple[int, int, int, int, int] = Field((32, 64, 128, 256, 512), description="anchor side on P2 to P6")
-    canonical_px: float = Field(224.0, gt=0, description="side of a box that is pooled from P4 (level rule of FPN, equation 1)")
-    rois_per_image: int = Field(512, gt=0, description="RoIs sampled an image in training, a quarter of them foreground")
-    train_proposals: int = Field(2000, gt=0, description="proposals a level before, and an image after suppression, of which RoIs are sampled in training")
-    mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="of RGB in [0, 1], subtracted (ImageNet)")
-    std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="of RGB in [0, 1], divided by (ImageNet)")
-    frozen_batch_norm: bool = Field(False, description="batch norm is a fixed affine map: for loaded weights (METHODS 1.7)")
+    canonical_px: float = Field(
+        224.0, gt=0, description="side of a box that is pooled from P4 (level rule of FPN, equation 1)"
+    )
+    rois_per_image: int = Field(
+        512, gt=0, description="RoIs sampled an image in training, a quarter of them foreground"
+    )
+    train_proposals: int = Field(
+        2000,
+        gt=0,
+        description="proposals a level before, and an image after suppression, of which RoIs are sampled in training",
+    )
+    mean: tuple[float, float, float] = Field(
+        (0.485, 0.456, 0.406), description="of RGB in [0, 1], subtracted (ImageNet)"
+    )
+    std: tuple[float, float, float] = Field(
+        (0.229, 0.224, 0.225), description="of RGB in [0, 1], divided by (ImageNet)"
+    )
+    frozen_batch_norm: bool = Field(
+        False, description="batch norm is a fixed affine map: for loaded weights (METHODS 1.7)"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -86,7 +105,7 @@ class NetSpec(BaseModel):
 
     @property
     def kinds(self) -> tuple[tuple[int, ...], ...]:
-        """Class indices grouped by kind, in order of first appearance: within a group, detections suppress each other."""
+        """Class indices by kind, in order of first appearance: within a group, detections suppress each other."""
         groups: dict[str, list[int]] = {}
         for index, item in enumerate(self.classes):
             groups.setdefault(item.kind, []).append(index)
