@@ -1,0 +1,102 @@
+"""What goes into a tile store, row by row. Columns and units: the docstring of `store.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shapely.geometry.base import BaseGeometry
+
+Origin = Literal["grid", "random", "mined"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TileRow:
+    """A tile with its encoded image; slide, patient, split and path are added by the writer.
+
+    x, y         corner in px of the tile's own resolution; they name the tile
+    x0 y0 x1 y1  its box in level-0 px of the slide
+    image        bytes of a JPEG or PNG file
+    """
+
+    x: int
+    y: int
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    mpp: float | None
+    foreground: float | None
+    sharpness: float | None
+    glass: float | None
+    labelled: bool
+    origin: Origin
+    image: bytes
+    score: float | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LostTile:
+    """A tile whose pixels cannot be decoded: it is counted and never stored. `reason` names the place in the slide."""
+
+    x: int
+    y: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObjectRow:
+    """An object on the tile at (x, y), px of the tile's own resolution; geometry in level-0 px, clipped to the tile."""
+
+    object_id: str
+    x: int
+    y: int
+    class_name: str
+    geometry: BaseGeometry
+    truncated: bool
+    crowd: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SlideRow:
+    """A slide of a store, also one that failed: the columns of slides.parquet.
+
+    path, annotations_sha256  the file as the user named it; the annotations it was cut with (null: nobody annotated it)
+    fingerprint               of the slide's file (`fingerprint_of`)
+    classes                   names in its annotations, sorted, also of objects that no tile shows
+    foreground_fraction       of the slide; null where no mask was made
+    tiles_kept_for_objects    tiles below the foreground limit, stored since an annotated object lies on them
+    tiles_glass, tiles_unreadable       tiles dropped, by reason
+    objects_annotated, objects_unseen   objects read; those on no tile of the store
+    pieces_kept, pieces_dropped         rows of objects.parquet; those left out for being less visible than asked
+    error                     why the slide gave no tiles, or which of its tiles are lost; null when all went well
+    """
+
+    slide_id: str
+    patient: str
+    split: str
+    path: str
+    stratum: str | None = None
+    diagnosis: str | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+    mpp_x: float | None = None
+    mpp_y: float | None = None
+    mpp_source: str | None = None
+    mpp_guessed: bool | None = None
+    reader: str | None = None
+    background: str | None = None
+    fingerprint: str | None = None
+    annotations_sha256: str | None = None
+    classes: tuple[str, ...] = ()
+    foreground_fraction: float | None = None
+    tiles_kept: int = 0
+    tiles_kept_for_objects: int = 0
+    tiles_glass: int = 0
+    tiles_unreadable: int = 0
+    objects_annotated: int = 0
+    objects_unseen: int = 0
+    pieces_kept: int = 0
+    pieces_dropped: int = 0
+    error: str | None = None

@@ -1,0 +1,333 @@
+"""The pages: whole by themselves, well formed, honest about nothing, and deaf to what names try to smuggle in."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+from shapely import Polygon, box
+
+from cytopipe.core.classes import ObjectClass, class_named
+from cytopipe.core.objects import JOINED, Objects, no_objects
+from cytopipe.formats.results import write_results
+from cytopipe.report.gallery import most_suspicious
+from cytopipe.report.index_page import IndexRow, write_index
+from cytopipe.report.infer_page import write_infer_report
+from cytopipe.report.train_page import Sample, write_train_report
+
+CLASSES = [class_named(name) for name in ("nucleus", "normal", "HSIL")]
+VOID = {"meta", "img", "input", "br", "hr", "link"}
+SHAPES = {"path", "rect", "circle"}  # of SVG, written with or without a closing slash
+
+
+class Page(HTMLParser):
+    """A page taken apart; raises where an element is closed that is not open, or the other way round."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.html = path.read_text(encoding="utf-8")
+        self.elements, self.text, self._open = [], [], []
+        self.feed(self.html)
+        self.close()
+        assert self._open == [], self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        assert tag in SHAPES
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, f"{tag} closed at {self.getpos()}"
+
+    def handle_data(self, data):
+        if not self._open or self._open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    def all(self, tag, **wanted):
+        return [a for t, a in self.elements if t == tag and all(a.get(k) == v for k, v in wanted.items())]
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+
+def some_objects(count=6):
+    """Cells in a row, 20 px apart, ever more suspicious to the right, every other one a nucleus."""
+    corners = np.array([[20.0 * i, 10, 20.0 * i + 10, 20] for i in range(count)])
+    geometry = np.empty(count, dtype=object)
+    geometry[:] = [box(*corner) for corner in corners]
+    kind = np.array([0 if i % 2 else 2 for i in range(count)], dtype=np.int32)
+    scores = np.zeros((count, 3), np.float32)
+    scores[np.arange(count), kind] = (np.arange(count) + 1) / count
+    return Objects(
+        corners, kind, scores.max(axis=1), scores, geometry, np.full(count, JOINED, np.uint8), np.zeros(count, np.int32)
+    )
+
+
+def slide_crop(asked):
+    """A stand-in for a slide: notes what is asked and answers with a plain picture of that size."""
+
+    def crop(area):
+        asked.append(area)
+        x0, y0, x1, y1 = area
+        return np.full((y1 - y0, x1 - x0, 3), 200, np.uint8)
+
+    return crop
+
+
+def infer_page(folder, objects, *, classes=CLASSES, mpp=(0.5, 0.5), slide_id="S-1", asked=None, **options):
+    results = write_results(folder / "results", slide_id, objects, classes, mpp=mpp)
+    arguments = {"slide_facts": {"reader": "tiff"}, "run_facts": {"model": {"name": "small"}}, "warnings": []} | options
+    write_infer_report(
+        folder / "report.html",
+        results=results,
+        thumbnail=np.full((50, 100, 3), 240, np.uint8),
+        slide_size=(1000, 500),
+        crop=slide_crop(asked if asked is not None else []),
+        **arguments,
+    )
+    return Page(folder / "report.html")
+
+
+def test_the_gallery_shows_the_most_suspicious_first_with_their_places(tmp_path):
+    page = infer_page(tmp_path, some_objects())
+
+    cells = page.all("button", **{"class": "cell"})
+    assert [(c["data-x"], c["data-y"], c["data-suspicion"]) for c in cells] == [
+        ("85", "15", "0.83"),
+        ("45", "15", "0.50"),
+        ("5", "15", "0.17"),
+    ]
+    assert {c["data-class"] for c in cells} == {"HSIL"}
+    assert [c["tabindex"] for c in cells] == ["0", "-1", "-1"]
+
+
+def test_without_suspicious_classes_the_gallery_goes_by_score(tmp_path):
+    calm = [class_named(name) for name in ("nucleus", "normal", "other")]
+
+    page = infer_page(tmp_path, some_objects(), classes=calm)
+
+    assert [c["data-x"] for c in page.all("button", **{"class": "cell"})] == ["105", "85", "65", "45", "25", "5"]
+    assert "Highest scores" in page.words
+
+
+def test_the_gallery_is_as_long_as_asked(tmp_path):
+    results = write_results(tmp_path, "S", some_objects(), CLASSES, mpp=None)
+
+    assert len(most_suspicious(results, 2)) == 2
+
+
+def test_each_crop_is_a_square_around_its_object_even_past_the_border_of_the_slide(tmp_path):
+    asked = []
+
+    infer_page(tmp_path, some_objects(), asked=asked)
+
+    assert [((x0 + x1) / 2, (y0 + y1) / 2) for x0, y0, x1, y1 in asked] == [(85, 15), (45, 15), (5, 15)]
+    assert {(x1 - x0, y1 - y0) for x0, y0, x1, y1 in asked} == {(16, 16)}
+    assert min(x0 for x0, *_ in asked) == -3
+
+
+def test_the_outline_lies_over_its_object_in_the_crop(tmp_path):
+    page = infer_page(tmp_path, some_objects())
+
+    path = next(a["d"] for a in page.all("path") if a.get("class") == "rim")
+    numbers = [float(v) for v in re.findall(r"[\d.]+", path)]
+    assert (min(numbers), max(numbers)) == (18.8, 81.2)  # 10 px in the middle of 16: 3/16 and 13/16 of 100
+
+
+def test_an_object_larger_than_most_is_shown_whole(tmp_path):
+    objects = some_objects(12)
+    objects.xyxy[10] = [200, 10, 290, 100]
+    objects.geometry[10] = box(200, 10, 290, 100)
+    asked = []
+
+    infer_page(tmp_path, objects, asked=asked)
+
+    x0, y0, x1, y1 = asked[0]
+    assert x0 < 200
+    assert y0 < 10
+    assert x1 > 290
+    assert y1 > 100
+
+
+def test_counts_and_mean_areas_are_told_for_each_class(tmp_path):
+    page = infer_page(tmp_path, some_objects())
+
+    assert "nucleus 3 25 0.67" in page.words  # 10 x 10 px at 0.5 µm/px; scores 2/6, 4/6, 6/6
+    assert "normal 0 – –" in page.words
+    assert "mean area, µm²" in page.words
+
+
+def test_without_resolution_the_page_speaks_of_pixels(tmp_path):
+    page = infer_page(tmp_path, some_objects(), mpp=None)
+
+    assert "mean area, px²" in page.words
+    assert "µm" not in page.words
+    assert page.all("span", **{"class": "bar"}) == []
+
+
+def test_a_slide_without_objects_gets_a_page_that_says_so(tmp_path):
+    page = infer_page(tmp_path, no_objects(3))
+
+    assert "No object was found on this slide." in page.words
+    assert page.all("button") == []
+
+
+def test_a_slide_without_any_suspicion_gets_a_page_that_says_so(tmp_path):
+    page = infer_page(tmp_path, some_objects().take(np.array([1, 3])))
+
+    assert "No object has any suspicion." in page.words
+    assert "nucleus 2" in page.words
+
+
+def test_a_warning_that_came_twice_is_shown_once_with_its_count(tmp_path):
+    page = infer_page(tmp_path, no_objects(3), warnings=["blurred", "blurred", "coarse"])
+
+    assert "2 warnings blurred × 2 coarse" in page.words
+
+
+HOSTILE = "<script>alert('1')</script>\"'&x"
+
+
+def test_names_from_outside_are_text_and_never_markup(tmp_path):
+    classes = [ObjectClass(name=HOSTILE, kind="cell", suspicious=True), *CLASSES[1:]]
+    objects = some_objects()
+
+    page = infer_page(
+        tmp_path,
+        objects.take(np.argsort(objects.class_index, kind="stable")),
+        classes=classes,
+        slide_id=HOSTILE,
+        slide_facts={HOSTILE: HOSTILE},
+        run_facts={HOSTILE: {HOSTILE: [HOSTILE]}},
+        warnings=[HOSTILE],
+    )
+
+    assert len(page.all("script")) == 1  # the page's own
+    assert HOSTILE in page.words
+    assert any(a.get("data-class") == HOSTILE for a in page.all("button"))
+
+
+def train_rows():
+    losses = [
+        {"t": t, "losses": {"roi_cls": 2 / (t + 1)}, "weights": {"roi_cls": 1.0, "pseudo": t / 9}} for t in range(9)
+    ]
+    return [*losses, {"t": 8, "val": {"student": {"map_50": 0.25}, "teacher": {"map_50": 0.5}}, "seconds": 20.0}]
+
+
+def test_student_and_teacher_share_a_chart_of_each_metric(tmp_path):
+    write_train_report(tmp_path / "r.html", title="run", metrics=train_rows(), facts={})
+
+    page = Page(tmp_path / "r.html")
+    validation = page.html[page.html.index("<h2>Validation") : page.html.index("<h2>Losses")]
+    assert validation.count("<figure") == 1
+    assert "student <b>0.25</b>" in validation
+    assert "teacher <b>0.5</b>" in validation
+
+
+def test_weights_that_never_change_are_told_in_a_line(tmp_path):
+    write_train_report(tmp_path / "r.html", title="run", metrics=train_rows(), facts={})
+
+    page = Page(tmp_path / "r.html")
+    assert "Constant: roi_cls 1." in page.words
+    assert page.html.count('aria-label="pseudo"') == 1
+
+
+def test_losses_that_are_not_finite_leave_a_gap_and_do_not_stop_the_page(tmp_path):
+    values = [1.0, float("nan"), None, float("inf"), 0.5, 0.25]
+    rows = [{"t": t, "losses/roi": value} for t, value in enumerate(values)]
+
+    write_train_report(tmp_path / "r.html", title="run", metrics=rows, facts={})
+
+    line = next(a["d"] for a in Page(tmp_path / "r.html").all("path") if a.get("class") == "line")
+    assert line.count("M") == 2
+    assert "nan" not in line
+
+
+def test_a_run_that_logged_nothing_gets_a_page_that_says_so(tmp_path):
+    write_train_report(tmp_path / "r.html", title="run", metrics=[], facts={})
+
+    assert "Nothing was logged yet." in Page(tmp_path / "r.html").words
+
+
+def test_samples_show_what_was_annotated_and_what_was_found(tmp_path):
+    truth, found = np.array([[1.0, 2, 5, 8], [6, 6, 9, 9]]), np.array([[1.5, 2, 5, 8]])
+    sample = Sample(np.zeros((20, 30, 3), np.uint8), truth, ["normal", "HSIL"], found, [HOSTILE], [0.75], "tile <3>")
+
+    write_train_report(tmp_path / "r.html", title="run", metrics=[], samples=[sample], facts={})
+
+    page = Page(tmp_path / "r.html")
+    assert [a["x"] for a in page.all("rect")] == ["1.0", "1.0", "6.0", "6.0", "1.5"]  # truth has a light rim each
+    assert "tile <3> · 2 annotated, 1 found" in page.words
+    assert len(page.all("script")) == 1
+
+
+def test_a_sample_whose_boxes_and_names_do_not_match_cannot_be_made():
+    with pytest.raises(ValueError, match="1 true boxes, 0 names"):
+        Sample(np.zeros((2, 2, 3), np.uint8), np.zeros((1, 4)), [], np.zeros((0, 4)), [], [])
+    with pytest.raises(ValueError, match="found 1 boxes, 1 names, 0 scores"):
+        Sample(np.zeros((2, 2, 3), np.uint8), np.zeros((0, 4)), [], np.zeros((1, 4)), ["a"], [])
+
+
+@pytest.mark.parametrize("kind", ["infer", "train"])
+def test_a_page_needs_no_network_and_forbids_it(tmp_path, kind):
+    if kind == "infer":
+        page = infer_page(tmp_path, some_objects())
+    else:
+        write_train_report(tmp_path / "r.html", title="run", metrics=train_rows(), facts={})
+        page = Page(tmp_path / "r.html")
+
+    policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    assert policy.startswith("default-src 'none'")
+    links = [value for _, attrs in page.elements for key, value in attrs.items() if key in ("src", "href")]
+    assert all(link.startswith(("data:image/", "#")) for link in links)
+    assert "url(" not in page.html
+    assert "@import" not in page.html
+
+
+def test_the_images_of_a_page_can_be_decoded(tmp_path):
+    page = infer_page(tmp_path, some_objects())
+
+    for image in page.all("img"):
+        data = np.frombuffer(base64.b64decode(image["src"].partition(",")[2]), np.uint8)
+        assert cv2.imdecode(data, cv2.IMREAD_UNCHANGED) is not None
+
+
+def test_the_same_objects_give_the_same_page(tmp_path):
+    first = infer_page(tmp_path, some_objects()).html
+    second = infer_page(tmp_path, some_objects().take(np.array([3, 1, 0, 5, 4, 2]))).html
+
+    assert first == second
+
+
+def test_an_outline_with_a_hole_is_drawn_with_the_hole(tmp_path):
+    objects = some_objects(1)
+    objects.geometry[0] = Polygon(box(0, 10, 10, 20).exterior, [box(4, 14, 6, 16).exterior.coords])
+
+    page = infer_page(tmp_path, objects)
+
+    path = next(a["d"] for a in page.all("path") if a.get("class") == "rim")
+    assert path.count("M") == path.count("Z") == 2
+
+
+def test_the_index_tells_of_each_slide_what_became_of_it_and_links_to_its_report(tmp_path):
+    rows = [
+        IndexRow("S 1", "done", "S 1/report.html", {"HSIL": 1234}, warnings=2),
+        IndexRow(HOSTILE, "failed", error="cannot be read <at all>"),
+    ]
+
+    write_index(tmp_path / "index.html", rows, title="results", facts={"model": "small"})
+
+    page = Page(tmp_path / "index.html")
+    assert [a["href"] for a in page.all("a")] == ["S%201/report.html"]
+    assert "S 1 done 1 234 2 warnings" in page.words
+    assert "failed – cannot be read <at all>" in page.words
+    assert page.all("script") == []
