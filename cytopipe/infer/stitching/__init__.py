@@ -1,0 +1,9 @@
+"""The stitching rule of DESIGN 6: one table of objects from what overlapping windows report.
+
+Geometry alone: it knows nothing of networks, files or the meaning of a class.
+"""
+
+from cytopipe.infer.stitching.stitcher import Stitcher, stitch
+from cytopipe.infer.stitching.views import Views, no_views
+
+__all__ = ["Stitcher", "Views", "no_views", "stitch"]

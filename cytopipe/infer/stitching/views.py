@@ -1,0 +1,78 @@
+"""Views: objects as one window reports them, in px at the model's mpp with the origin at the slide's corner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Views:
+    """N objects as windows report them. `class` in the stitching rule is `class_index`.
+
+    xyxy          (N, 4) float64, x0 y0 x1 y1
+    class_index   (N,) int32
+    score         (N,) float32
+    class_scores  (N, C) float32
+    geometry      (N,) object array of valid shapely Polygon or MultiPolygon within its box; None: only the box is known
+    """
+
+    xyxy: NDArray[np.float64]
+    class_index: NDArray[np.int32]
+    score: NDArray[np.float32]
+    class_scores: NDArray[np.float32]
+    geometry: NDArray[np.object_]
+
+    def __post_init__(self) -> None:
+        n = len(self.xyxy)
+        if self.xyxy.shape != (n, 4) or self.xyxy.dtype != np.float64:
+            raise ValueError(f"Views.xyxy: expected (N, 4) float64, got {self.xyxy.shape} {self.xyxy.dtype}")
+        if not (np.isfinite(self.xyxy).all() and (self.xyxy[:, 2:] >= self.xyxy[:, :2]).all()):
+            raise ValueError("Views.xyxy: a box with x1 < x0, y1 < y0 or a number that is not finite")
+        for name in ("class_index", "score", "class_scores", "geometry"):
+            if len(getattr(self, name)) != n:
+                raise ValueError(f"Views.{name}: expected {n} rows, got {len(getattr(self, name))}")
+        if not (shapely.is_missing(self.geometry) | shapely.is_valid(self.geometry)).all():
+            raise ValueError("Views.geometry: a polygon that is not valid")
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Views:
+        """The rows named by an index or a mask, in that order."""
+        return Views(*(getattr(self, name)[index] for name in Views.__slots__))
+
+    def in_canonical_order(self) -> Views:
+        """The same views by box, class, score, then geometry and class scores: what still ties is equal in all."""
+        keys = (self.score, self.class_index, *self.xyxy.T[::-1])
+        order = np.lexsort(keys)
+        ties = np.logical_and.reduce([key[order][1:] == key[order][:-1] for key in keys])
+        if ties.any():
+            group = np.concatenate([[0], np.cumsum(~ties)])  # same number: tied so far
+            spelled = [self._spelled(i) if tied else (b"", b"") for i, tied in zip(order, _in_a_tie(ties), strict=True)]
+            order = order[sorted(range(len(order)), key=lambda k: (group[k], spelled[k]))]
+        return self.take(order)
+
+    def _spelled(self, i: int) -> tuple[bytes, bytes]:
+        geometry = self.geometry[i]
+        return (shapely.to_wkb(geometry.normalize()) if geometry is not None else b"", self.class_scores[i].tobytes())
+
+
+def no_views(classes: int) -> Views:
+    """What a window that sees nothing reports, for a list of `classes` classes."""
+    return Views(
+        np.zeros((0, 4)),
+        np.zeros(0, np.int32),
+        np.zeros(0, np.float32),
+        np.zeros((0, classes), np.float32),
+        np.zeros(0, object),
+    )
+
+
+def _in_a_tie(ties: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """From whether neighbours tie, (N - 1,), to whether each row ties with a neighbour, (N,)."""
+    padded = np.concatenate([[False], ties, [False]])
+    return np.asarray(padded[1:] | padded[:-1], dtype=bool)
