@@ -1,0 +1,60 @@
+"""`cytopipe train`: train a model, supervised or semi-supervised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cytopipe.cli import options
+from cytopipe.cli.console import Session, table
+from cytopipe.cli.options import option
+
+
+def command(
+    method: Annotated[str, option("--method", "see `cytopipe methods`", metavar="NAME")],
+    labeled: Annotated[Path, option("--labeled", "tile store whose labelled tiles teach", metavar="STORE")],
+    out: options.Out,
+    unlabeled: Annotated[
+        Path | None, option("--unlabeled", "tile store without labels, for semi-supervised methods", metavar="STORE")
+    ] = None,
+    recipe: options.Recipe = None,
+    set_: options.Set = None,
+    init: Annotated[
+        str | None, option("--init", "start from the weights of a bundle or state dict", metavar="NAME|PATH")
+    ] = None,
+    label_fraction: Annotated[
+        str | None,
+        option("--label-fraction", "use this share of the labelled tiles, e.g. 1/8", metavar="N/M", shown="all"),
+    ] = None,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a model by one of the methods; the run folder is itself a model bundle that `infer --model` takes."""
+    with Session(json=json, quiet=quiet, debug=debug) as io:
+        from cytopipe.steps.train import train
+
+        result = train(
+            method,
+            labeled,
+            unlabeled,
+            out,
+            recipe=recipe,
+            overrides=set_ or [],
+            device=device,
+            seed=seed,
+            init=init,
+            label_fraction=label_fraction,
+            workers=workers,
+            overwrite=overwrite,
+            on_progress=io.progress,
+            say=io.say,
+        )
+        measures = table(("validation", "value"), sorted(result.metrics.items()))
+        best = f"the {result.network} network after {result.iteration} iterations validated best"
+        report = f"model written to {out}; look at {out / 'report.html'}"
+        io.result([*measures, best, report, f"next: cytopipe infer SLIDES --model {out} --out results"], result)
