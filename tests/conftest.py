@@ -19,7 +19,7 @@ def shared_data(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def smears(tmp_path_factory):
-    """Four small synthetic slides of 1024 px (256 µm) with their truth, one a patient; nobody writes into the folder."""
+    """Four small synthetic slides of 1024 px (256 µm) with their truth, one a patient; nobody writes into them."""
     from cytopipe.steps.synth import synth
 
     folder = tmp_path_factory.mktemp("smears")

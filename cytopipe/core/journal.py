@@ -2,8 +2,8 @@
 fact.
 
     run.jsonl in the output folder
-    {"kind": "run", "command": "tile", "version": "0.1.0", "parameters": {...}}      the first line
-    {"kind": "done", "unit": "S-17", ...facts of the unit...}                        a finished unit, its files are in place
+    {"kind": "run", "command": "tile", "version": "0.1.0", "parameters": {...}}   the first line
+    {"kind": "done", "unit": "S-17", ...facts of the unit...}                     a finished unit, its files in place
 
 A line is appended and fsynced; a last line torn by kill -9 is dropped on opening. Same parameters resume, others are
 refused with the difference shown.

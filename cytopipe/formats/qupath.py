@@ -221,7 +221,7 @@ def _attributes(properties: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _score(measurements: Any) -> dict[str, float]:
-    """The score of a detection, the one measurement that results need; written as `{name: value}`, before 0.4 as a list."""
+    """The score of a detection, the one measurement that results need. Before QuPath 0.4 measurements are a list."""
     if isinstance(measurements, list):
         measurements = {m.get("name"): m.get("value") for m in measurements if isinstance(m, dict)}
     score = measurements.get(SCORE) if isinstance(measurements, dict) else None

@@ -82,7 +82,7 @@ def test_weights_of_other_classes_are_refused_by_the_name_of_the_tensor(tmp_path
 
 
 def test_an_unknown_model_names_the_shipped_ones():
-    with pytest.raises(UserError, match="unknown model 'pap-lite'; did you mean 'pap-light'"):
+    with pytest.raises(UserError, match=r"unknown model 'pap-lite'; did you mean 'pap-light'"):
         load_bundle("pap-lite")
 
 

@@ -142,7 +142,7 @@ def test_statistics_stay_as_they_are_inside_frozen_statistics():
 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="known: .*mask-rcnn-resnet50-fpn"):
+    with pytest.raises(ValueError, match=r"known: .*mask-rcnn-resnet50-fpn"):
         NetSpec.model_validate({"architecture": "yolo", "classes": CLASSES})
 
 
