@@ -26,7 +26,7 @@ from cytopipe.core.objects import Objects, concatenate, no_objects
 from cytopipe.core.progress import OnProgress, silent
 from cytopipe.infer.frames import scale_objects
 from cytopipe.infer.masks import polygons_from_roi_masks
-from cytopipe.infer.stitching import Stitcher, Views, no_views
+from cytopipe.infer.stitching import Stitcher, Views
 from cytopipe.infer.windows import GUARD_PX, Windows, default_overlap_px, plan_windows
 from cytopipe.nets import Bundle, DetNet, normalise
 from cytopipe.slides import Foreground, MppView, Slide
@@ -128,7 +128,7 @@ class Detector:
             raise UserError(f"--score-threshold {score_threshold:g}", fix="a number from 0 to 1 is expected")
         self.bundle = bundle
         self.device = choose_device(device)
-        self.net = bundle.build().to(self.device, memory_format=torch.channels_last)
+        self.net = bundle.build().to(self.device).to(memory_format=torch.channels_last)
         thresholds = bundle.spec.thresholds.score
         self._cut = np.array(
             [
@@ -164,17 +164,20 @@ class Detector:
         unreadable: list[str] = []
         clock = _Stopwatch()
         for done, (index, image) in enumerate(self._read_ahead(view, windows, wanted, unreadable, clock), start=1):
-            views = self._look(index, image, windows, clock) if image is not None else no_views(classes)
+            views = self._look(index, image, windows, clock) if image is not None else None
             with clock("stitch"):
-                stitcher.add(index, views)
+                if views is None:
+                    stitcher.leave_out(index)  # it saw nothing, so that it must not outvote its neighbours
+                else:
+                    stitcher.add(index, views)
                 if done % windows.columns == 0:
                     tables.append(stitcher.completed())
             on_progress(done, len(wanted), "windows")
-        with clock("stitch"):
-            tables.append(stitcher.finish() if len(wanted) else no_objects(classes))
-            objects = scale_objects(concatenate(tables, classes), view.slide_px_per_px)
         if len(wanted) and len(unreadable) == len(wanted):
             raise RunError(f"no window of the slide can be decoded; the first: {unreadable[0]}", where=str(slide.path))
+        with clock("stitch"):
+            tables.append(stitcher.finish() if len(wanted) else no_objects(classes))
+            objects = scale_objects(concatenate([t for t in tables if len(t)], classes), view.slide_px_per_px)
         return Findings(objects, len(windows), len(wanted), tuple(unreadable), clock.seconds)
 
     def _wanted(self, windows: Windows, view: MppView, foreground: Foreground | None) -> list[int]:

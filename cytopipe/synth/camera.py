@@ -18,6 +18,7 @@ from cytopipe.synth.texture import Textures
 
 BLUR_UM = (0.6, 1.5)  # point spread at half and at full defocus, standard deviations
 LAMP_UM = 6000.0  # period of the lamp's unevenness
+STRIP_PX = 192  # rows developed at a time: what a strip needs stays in a core's cache
 TRUNCATION = 3.0  # a Gaussian is cut at this many standard deviations
 
 Disc = tuple[float, float, float, float]  # x, y, radius (slide px), strength in (0, 1]
@@ -39,25 +40,43 @@ class Camera:
     def expose(self, density: F32, x: int, y: int, defocus: F32 | None) -> NDArray[np.uint8]:
         """The picture (h, w, 3) of the window at x, y (slide px).
 
-        density   (3, h + 2 m, w + 2 m) float32, m as of `margin_px`; overwritten
+        density   (3, h + 2 m, w + 2 m) float32, m as of `margin_px`
         defocus   (h, w) float32 in [0, 1], or None where all is sharp
         """
         margin = self.margin_px(defocus)
         height, width = density.shape[1] - 2 * margin, density.shape[2] - 2 * margin
+        sharp_px = self._reach(self._stain.softness_um)
+        out = np.empty((height, width, 3), np.uint8)
+        noises = [
+            self._textures.cut(self._noise, seed_from(self._seed, "noise", channel, x, y), height, width)
+            for channel in range(3)
+        ]
+        for top in range(0, height, STRIP_PX):
+            rows = slice(top, min(top + STRIP_PX, height))
+            blur = None if defocus is None or not defocus[rows].any() else defocus[rows]
+            reach = sharp_px if blur is None else margin
+            inset = margin - reach
+            seen = density[:, rows.start + inset : rows.stop + 2 * margin - inset, inset : inset + width + 2 * reach]
+            out[rows] = self._exposed(seen, x, y + top, reach, blur, [noise[rows] for noise in noises])
+        return out
+
+    def _exposed(
+        self, density: F32, x: int, y: int, margin: int, defocus: F32 | None, noises: list[F32]
+    ) -> NDArray[np.uint8]:
+        """A strip of the picture, from the density of the strip and `margin` around it."""
         lamp = np.add.outer(self._lamp(y - margin, density.shape[1]), self._lamp(x - margin, density.shape[2]))
         shares = None if defocus is None else _shares(defocus, margin)
+        inner = slice(margin, density.shape[1] - margin), slice(margin, density.shape[2] - margin)
         channels = []
-        for channel, plane in enumerate(density):
-            cv2.subtract(lamp, plane, plane)  # Beer and Lambert, with the lamp in the exponent
-            cv2.exp(plane, plane)
-            picture = self._blurred(plane, self._stain.softness_um)
+        for plane, noise, white in zip(density, noises, self._stain.glass, strict=True):
+            light = cv2.subtract(lamp, plane)  # Beer and Lambert, with the lamp in the exponent
+            cv2.exp(light, light)
+            picture = self._blurred(light, self._stain.softness_um)
             if shares is not None:
-                picture = self._out_of_focus(picture, plane, *shares)
-            place = seed_from(self._seed, "noise", channel, x, y)
-            noise = self._textures.cut(self._noise, place, height, width)
-            shown = cv2.add(picture[margin : margin + height, margin : margin + width], noise)
+                picture = self._out_of_focus(picture, light, *shares)
+            shown = cv2.add(picture[inner], noise)
             # Glass sets the white level. The absolute value is taken, but even ink stays far above the noise.
-            channels.append(cv2.convertScaleAbs(shown, alpha=float(self._stain.glass[channel])))
+            channels.append(cv2.convertScaleAbs(shown, alpha=float(white)))
         return np.asarray(cv2.merge(channels), dtype=np.uint8)
 
     def _lamp(self, start: int, length: int) -> F32:
@@ -67,13 +86,13 @@ class Camera:
         wave = np.sin(turns + phases[0]) + 0.5 * np.sin(1.7 * turns + phases[1]) + 0.4 * np.sin(3.1 * turns + phases[2])
         return np.asarray(depth * wave, dtype=np.float32)
 
-    def _blurred(self, plane: F32, sigma_um: float) -> F32:
+    def _blurred(self, light: F32, sigma_um: float) -> F32:
         side = 2 * self._reach(sigma_um) + 1
-        return np.asarray(cv2.GaussianBlur(plane, (side, side), sigma_um / self._mpp))
+        return np.asarray(cv2.GaussianBlur(light, (side, side), sigma_um / self._mpp))
 
-    def _out_of_focus(self, sharp: F32, plane: F32, near: F32, far: F32) -> F32:
+    def _out_of_focus(self, sharp: F32, light: F32, near: F32, far: F32) -> F32:
         """Between the sharp picture, half and full defocus. Light is blurred, not density: it is light that spreads."""
-        half, full = (self._blurred(plane, sigma) for sigma in BLUR_UM)
+        half, full = (self._blurred(light, sigma) for sigma in BLUR_UM)
         half -= sharp
         half *= near
         half += sharp

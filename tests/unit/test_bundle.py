@@ -65,7 +65,7 @@ def test_other_weights_than_the_description_names_are_refused(tmp_path):
     path = tmp_path / "tiny" / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
 
-    with pytest.raises(UserError, match="is not the file that model.toml describes"):
+    with pytest.raises(UserError, match=r"is not the file that model\.toml describes"):
         load_bundle(tmp_path / "tiny").build()
 
 
