@@ -7,12 +7,14 @@ change a byte.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,7 +51,7 @@ class Renderer:
         columns = range(0, scene.width, WINDOW_PX)
         memory = np.empty((min(BAND_PX, scene.height), scene.width, 3), np.uint8)
         told = 0
-        with ThreadPoolExecutor(workers) as pool:
+        with _threads_of_our_own(), ThreadPoolExecutor(workers) as pool:
             for y in range(0, scene.height, BAND_PX):
                 height = min(BAND_PX, scene.height - y)
                 self._prepare(y, height, pool)
@@ -96,6 +98,17 @@ class Renderer:
     def _paint(self, canvas: Canvas, laid: _Laid) -> None:
         for index in np.flatnonzero(canvas.meets(laid.boxes)):
             paint(canvas, laid.things[index], self._textures, self.scene.stain, self.scene.mpp)
+
+
+@contextlib.contextmanager
+def _threads_of_our_own() -> Iterator[None]:
+    """Windows are drawn side by side: further threads inside OpenCV would only contend for the same cores."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 class _Laid(NamedTuple):

@@ -36,7 +36,7 @@ def test_it_writes_slides_that_openslide_reads_with_their_truth_and_a_list(tmp_p
     with (tmp_path / "out" / "slides.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["slide_id"] for row in rows] == ["synth-0000", "synth-0001"]
-    assert [row["patient"] for row in rows] == ["patient-0-0000", "patient-0-0001"]
+    assert [row["patient"] for row in rows] == ["patient-5-0000", "patient-5-0001"]
     for row, told in zip(rows, document["slides"], strict=True):
         with openslide.OpenSlide(tmp_path / "out" / row["path"]) as slide:
             assert slide.dimensions == (900, 700)
