@@ -75,11 +75,12 @@ def card_text(spec: BundleSpec, *, extra: str = "") -> str:
     """The model card of a run: what it is, on what it was trained, how it validated, what it is not for."""
     classes = ", ".join(f"{c.name} ({c.kind}{', suspicious' if c.suspicious else ''})" for c in spec.net.classes)
     rows = "\n".join(f"| {key} | {value:.3f} |" for key, value in spec.metrics.items())
+    task = {"detection": "Detection", "instance": "Instance segmentation"}[spec.net.task]
     cuts = ", ".join(f"{kind} {cut:g}" for kind, cut in spec.thresholds.score.items())
     facts = "\n".join(f"- {key}: {value}" for key, value in spec.training.items())
     return f"""# {spec.name}
 
-{spec.net.task} with {spec.net.architecture} at {spec.mpp:g} µm/px.
+{task} with {spec.net.architecture} at {spec.mpp:g} µm/px.
 
 Classes: {classes}.
 

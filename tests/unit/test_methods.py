@@ -210,7 +210,7 @@ def test_each_ablation_takes_away_exactly_its_two_terms(switch, gone):
         ({"normalize": False}, set(METRIC_TERMS)),
         ({"bank_scope": "per_class", "bank_size": 7}, set()),
     ],
-    ids=str,
+    ids=lambda value: "-".join(sorted(map(str, value))),
 )
 def test_each_setting_changes_the_terms_it_names_and_no_other(change, moved):
     def terms_of(**config):

@@ -106,16 +106,16 @@ def test_a_finished_run_is_not_trained_again_and_other_settings_are_refused(fini
 def test_training_learns_to_find_something(labelled_store, tmp_path):
     overrides = [
         'train.architecture="faster-rcnn-mobilenetv2-fpn"',
-        "train.iterations=60",
-        "train.val_every=60",
-        "train.crop_px=128",
+        "train.iterations=40",
+        "train.val_every=40",
+        "train.crop_px=64",
         "train.batch_labelled=2",
         "train.lr=0.002",
     ]
     train("supervised", labelled_store, out=tmp_path / "run", recipe="supervised-small", overrides=overrides, seed=1)
 
     totals = [row["total"] for row in read_log(tmp_path / "run") if "total" in row]
-    assert np.mean(totals[-10:]) < 0.6 * np.mean(totals[:5])
+    assert np.mean(totals[-10:]) < 0.7 * np.mean(totals[:5])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(labelled_store, tmp_path):
