@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 
 def test_the_demo_finds_counts_and_shows_the_cells_of_a_slide(tmp_path):
@@ -23,7 +24,9 @@ def test_the_demo_finds_counts_and_shows_the_cells_of_a_slide(tmp_path):
     found, true, missed, _ = map(int, counts.groups())
     assert true > 1000
     assert found + missed == true
-    for name in ("report.html", "objects.geojson"):
-        path = re.search(rf"\S+{re.escape(name)}", done.stdout)[0]
-        assert json.loads(open(path).read())["features"] if name.endswith("json") else "<html" in open(path).read()  # noqa: SIM115
+    report, objects = (
+        Path(re.search(rf"\S+{name}", done.stdout)[0]) for name in (r"report\.html", r"objects\.geojson")
+    )
+    assert "<html" in report.read_text()
+    assert len(json.loads(objects.read_text())["features"]) > 1000
     assert (out / "picture.png").stat().st_size > 100_000

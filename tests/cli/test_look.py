@@ -46,7 +46,7 @@ def test_a_model_shows_its_card_as_text():
     shown = run("models", name).stdout
 
     assert shown.startswith(f"{name}: ")
-    assert "not for" in shown
+    assert "Not for" in shown
 
 
 def test_the_doctor_finds_this_installation_well(tmp_path):
