@@ -164,7 +164,7 @@ class DetNet(nn.Module):
         logits, deltas, features = self.score(feats, rois, level)
         terms["roi_cls"] = _classification(logits, roi_labels, focal_gamma)
         foreground = torch.where(roi_labels > 0)[0]
-        own = deltas.view(len(deltas), -1, 4)[foreground, roi_labels[foreground]]
+        own = deltas.view(len(deltas), len(self.spec.classes) + 1, 4)[foreground, roi_labels[foreground]]
         terms["roi_reg"] = F.smooth_l1_loss(own, torch.cat(goals), beta=SMOOTH_L1_BETA, reduction="sum") / max(
             len(roi_labels), 1
         )
@@ -211,7 +211,7 @@ class DetNet(nn.Module):
         nms_iou: float,
         most: int,
     ) -> Detections:
-        deltas = deltas.view(len(deltas), -1, 4)
+        deltas = deltas.view(len(deltas), len(self.spec.classes) + 1, 4)
         found = []
         for kind in self.spec.kinds:
             columns = torch.tensor(kind, device=boxes.device) + 1

@@ -129,6 +129,18 @@ def test_a_nucleus_never_suppresses_its_cell_but_a_second_class_of_one_cell_is_s
     assert found.class_scores[cell].tolist() == pytest.approx([0.0, 0.5, 0.4])
 
 
+def test_an_image_without_any_proposal_holds_nothing():
+    net = build_net(spec()).eval()
+
+    with torch.inference_mode():
+        feats = net.extract(torch.full((1, 3, 64, 64), torch.nan))  # no box of it has sides
+        found = net.detect(feats, [(64, 64)])[0]
+
+    assert len(found.boxes) == 0
+    assert found.class_scores.shape == (0, 3)
+    assert found.masks.shape == (0, 28, 28)
+
+
 def test_statistics_stay_as_they_are_inside_frozen_statistics():
     net = build_net(spec("faster-rcnn")).train()
     before = {k: v.clone() for k, v in net.named_buffers()}
