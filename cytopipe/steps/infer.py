@@ -21,7 +21,7 @@ from cytopipe.core.journal import Journal, open_journal
 from cytopipe.core.progress import OnProgress, Say, silent, unsaid
 from cytopipe.formats.results import Results, write_results, write_run_json
 from cytopipe.infer.predict import Detector, Findings
-from cytopipe.nets import load_bundle
+from cytopipe.nets import BundleSpec, load_bundle
 from cytopipe.nets.bundle import DEFAULT_MODEL
 from cytopipe.report.index_page import IndexRow, write_index
 from cytopipe.report.infer_page import write_infer_report
@@ -84,7 +84,7 @@ def infer(
     bundle = load_bundle(model if model is not None else DEFAULT_MODEL)
     entries = list_slides(slides, say)
     if len(entries) == 1:
-        _check(entries[0], bundle.spec.mpp, reader, mpp_override)
+        _check(entries[0], bundle.spec, reader, mpp_override)
     detector = Detector(bundle, device=device, score_threshold=score_threshold)
     say(
         f"model {bundle.spec.name} at {bundle.spec.mpp:g} µm/px on {detector.device}; {len(entries)} "
@@ -154,7 +154,7 @@ class _Run:
         spec = self.detector.bundle.spec
         clock = time.perf_counter()
         with open_slide(entry.path, reader=self.reader, mpp_override=entry.mpp or self.mpp_override) as slide:
-            view = MppView(slide, spec.mpp)
+            view = _view(slide, spec)
             warnings = _warnings(slide, view, spec.background)
             found_glass = find_foreground(slide) if self.foreground else None
             foreground_s = time.perf_counter() - clock
@@ -263,15 +263,21 @@ def _write_batch(out: Path, rows: list[InferredSlide], classes: Sequence[ObjectC
     write_text(out / TABLE_NAME, text.getvalue())
 
 
-def _check(entry: SlideEntry, mpp: float, reader: str, mpp_override: float | None) -> None:
-    """Open a lone slide and plan its view, so that what is wrong with it is said before a folder is made. Raises
-    UserError.
-    """
+def _check(entry: SlideEntry, spec: BundleSpec, reader: str, mpp_override: float | None) -> None:
+    """Open a lone slide and plan its view, so that what is wrong with it is said before a folder is made."""
     with open_slide(entry.path, reader=reader, mpp_override=entry.mpp or mpp_override) as slide:
-        try:
-            MppView(slide, mpp)
-        except UserError as error:
-            raise UserError(error.what, where=error.where or str(entry.path), fix=error.fix) from error
+        _view(slide, spec)
+
+
+def _view(slide: Slide, spec: BundleSpec) -> MppView:
+    """The slide as the model sees it. Raises UserError where it has no resolution, or one that is too coarse."""
+    try:
+        return MppView(slide, spec.mpp)
+    except UserError as error:
+        if slide.resolution is None:
+            raise
+        fix = f"model {spec.name} needs slides of about {spec.mpp:g} µm/px or finer"
+        raise UserError(error.what, where=error.where or str(slide.path), fix=fix) from error
 
 
 def _warnings(slide: Slide, view: MppView, background: str) -> list[str]:
