@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # before torch starts its threads: two workers of two threads each wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
