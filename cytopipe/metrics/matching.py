@@ -117,7 +117,11 @@ def match_one_to_one(pairs: Pairs, results: int, truths: int) -> Index:
     # A column of its own for each row stands for "no partner", so that a full matching always exists.
     spare = np.arange(len(rows))
     cost = np.concatenate([2.0 - shared.iou, np.full(len(rows), UNPAIRED_COST)])
-    place = np.concatenate([row, spare]), np.concatenate([column, len(columns) + spare])
+    # int32: scipy below 1.15 takes no other index
+    place = (
+        np.concatenate([row, spare]).astype(np.int32),
+        np.concatenate([column, len(columns) + spare]).astype(np.int32),
+    )
     graph = csr_array((cost, place), shape=(len(rows), len(columns) + len(rows)))
     taken_rows, taken_columns = min_weight_full_bipartite_matching(graph)
     real = taken_columns < len(columns)
