@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -265,20 +265,7 @@ class _Run:
         with _open(entry, how) as slide:
             view = MppView(slide, how.windows.mpp, force=how.force)
             foreground = find_foreground(slide)
-            resolution = slide.resolution
-            row = replace(
-                row,
-                width_px=slide.dimensions[0],
-                height_px=slide.dimensions[1],
-                mpp_x=resolution.mpp_x if resolution else None,
-                mpp_y=resolution.mpp_y if resolution else None,
-                mpp_source=resolution.source if resolution else None,
-                mpp_guessed=resolution.guessed if resolution else None,
-                reader=slide.reader,
-                background=foreground.background,
-                fingerprint=self._fingerprints[entry.slide_id],
-                foreground_fraction=float(foreground.mask.mean()),
-            )
+            row = row.of_slide(slide, foreground, self._fingerprints[entry.slide_id])
             tiles = cut_picked(
                 picked, view, foreground, self._writer.info, model_sha256=how.finder.sha256, workers=how.workers
             )

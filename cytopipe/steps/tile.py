@@ -325,21 +325,10 @@ def _tile_slide(job: _Job, row: SlideRow, writer: StoreWriter, how: _How, progre
         annotations = _read_annotations(job, slide, how)
         foreground = find_foreground(slide) if config.foreground else None
         plan = plan_tiles(view, slide.dimensions, annotations, foreground, config)
-        resolution = slide.resolution
         row = replace(
-            row,
-            width_px=slide.dimensions[0],
-            height_px=slide.dimensions[1],
-            mpp_x=resolution.mpp_x if resolution else None,
-            mpp_y=resolution.mpp_y if resolution else None,
-            mpp_source=resolution.source if resolution else None,
-            mpp_guessed=resolution.guessed if resolution else None,
-            reader=slide.reader,
-            background=foreground.background if foreground else None,
-            fingerprint=job.facts["fingerprint"],
+            row.of_slide(slide, foreground, job.facts["fingerprint"]),
             annotations_sha256=job.facts["annotations"],
             classes=tuple(sorted({a.class_name for a in annotations})),
-            foreground_fraction=foreground.kept_fraction if foreground else None,
             tiles_glass=int((~plan.kept).sum()),
             tiles_kept_for_objects=int(plan.for_objects.sum()),
             objects_annotated=len(annotations),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from shapely.geometry.base import BaseGeometry
+
+from cytopipe.slides import Foreground, Slide
 
 Origin = Literal["grid", "random", "mined"]
 
@@ -100,3 +102,20 @@ class SlideRow:
     pieces_kept: int = 0
     pieces_dropped: int = 0
     error: str | None = None
+
+    def of_slide(self, slide: Slide, foreground: Foreground | None, fingerprint: str) -> SlideRow:
+        """The row with what an opened slide says of itself. `foreground`: None where no mask was made."""
+        resolution = slide.resolution
+        return replace(
+            self,
+            width_px=slide.dimensions[0],
+            height_px=slide.dimensions[1],
+            mpp_x=resolution.mpp_x if resolution else None,
+            mpp_y=resolution.mpp_y if resolution else None,
+            mpp_source=resolution.source if resolution else None,
+            mpp_guessed=resolution.guessed if resolution else None,
+            reader=slide.reader,
+            background=foreground.background if foreground else None,
+            fingerprint=fingerprint,
+            foreground_fraction=foreground.kept_fraction if foreground else None,
+        )
