@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,19 @@ JOINED = 1  # flag: pieces of several windows were united (DESIGN 6, step 5)
 TRUNCATED = 2  # flag: a single piece of an object that no window saw whole
 
 FLAG_NAMES = {JOINED: "joined", TRUNCATED: "truncated"}
+
+MEASURES = ("mean_optical_density", "nucleus_cytoplasm_ratio")
+"""What is measured on the pixels or the neighbours that one window shows, so that it must travel with the object:
+columns of `Objects.measures`. Areas and shapes follow from the geometry."""
+
+
+UNMEASURED = np.zeros((0, len(MEASURES)), np.float32)
+"""Stands for "nothing was measured" where a table is made."""
+
+
+def unmeasured(n: int) -> NDArray[np.float32]:
+    """The measures of `n` objects of which none was measured, (n, M)."""
+    return np.full((n, len(MEASURES)), np.nan, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,6 +37,7 @@ class Objects:
     geometry      (N,) object array of shapely Polygon or MultiPolygon; None where only a box is known
     flags         (N,) uint8, JOINED | TRUNCATED
     window        (N,) int32, the window that reported it (-1 where there was none)
+    measures      (N, M) float32, see MEASURES; NaN where unknown, which is the default
     """
 
     xyxy: NDArray[np.float64]
@@ -33,14 +47,17 @@ class Objects:
     geometry: NDArray[np.object_]
     flags: NDArray[np.uint8]
     window: NDArray[np.int32]
+    measures: NDArray[np.float32] = field(default_factory=lambda: UNMEASURED)
 
     def __post_init__(self) -> None:
         n = len(self.xyxy)
+        if self.measures is UNMEASURED:
+            object.__setattr__(self, "measures", unmeasured(n))
         if self.xyxy.shape != (n, 4) or self.xyxy.dtype != np.float64:
             raise ValueError(f"Objects.xyxy: expected (N, 4) float64, got {self.xyxy.shape} {self.xyxy.dtype}")
         if not (self.xyxy[:, 2:] >= self.xyxy[:, :2]).all():  # also false for NaN
             raise ValueError("Objects.xyxy: a box with x1 < x0, y1 < y0 or NaN")
-        for name in ("class_index", "score", "class_scores", "geometry", "flags", "window"):
+        for name in ("class_index", "score", "class_scores", "geometry", "flags", "window", "measures"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"Objects.{name}: expected {n} rows, got {len(getattr(self, name))}")
 
@@ -57,6 +74,7 @@ class Objects:
             self.geometry[index],
             self.flags[index],
             self.window[index],
+            self.measures[index],
         )
 
 

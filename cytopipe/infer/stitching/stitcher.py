@@ -3,6 +3,9 @@
 Enters: for each window that was run, its views.
 Leaves: objects in the same frame, px at the model's mpp with the origin at the slide's corner.
 What is connected is decided once no later row of windows can touch it: memory depends on the width of such a row.
+
+Objects come in one order, whatever the order and the batches in which windows report: by the row of windows in which
+the representative was seen, then by y0, x0. So what is given first can be written at once.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import shapely
 from numpy.typing import NDArray
 
 from cytopipe.core.boxes import box_areas
-from cytopipe.core.objects import JOINED, TRUNCATED, Objects, concatenate
+from cytopipe.core.objects import JOINED, TRUNCATED, Objects, concatenate, no_objects
 from cytopipe.infer.stitching.clusters import Pairs, clusters
 from cytopipe.infer.stitching.overlap import SAME_IOU, clipped, common_boxes, paired_iou, touching_pairs
 from cytopipe.infer.stitching.views import Views
@@ -46,6 +49,7 @@ class Stitcher:
         self._waiting: dict[int, _Pool] = {}  # views of rows that are not complete, by window
         self._views = _Pool.merged([], 0)  # views of complete rows whose twins may still come
         self._pieces = _Pool.merged([], 0)  # pieces (step 5) whose other pieces may still come
+        self._final = no_objects(0)  # objects that one of an earlier row may still come before
 
     def add(self, window: int, views: Views) -> None:
         """What one window reports. Raises ValueError if it was not to be run, has reported, or has other classes."""
@@ -65,7 +69,7 @@ class Stitcher:
         self._ran[window] = False
 
     def completed(self) -> Objects:
-        """The objects that became final since the last call, by y0, x0: no window that is still due can touch them."""
+        """The next objects: final, since no window that is still due can touch them, and before all that may follow."""
         border = self._border()
         above = [window for window in sorted(self._waiting) if self._windows.y0[window] < border]
         classes = self._classes or 0
@@ -80,7 +84,10 @@ class Stitcher:
         undecided = pairs.spread(self._may_have_later_pieces(self._pieces.objects, border))
         joined = self._joined(self._pieces.objects, pairs, ~undecided)
         self._pieces = self._pieces.take(undecided)
-        return _in_reading_order(concatenate([whole, joined], classes))
+        final = concatenate([table for table in (self._final, whole, joined) if len(table)], classes)
+        is_next = self._row_of(final) < self._first_open_row()
+        self._final = final.take(~is_next)
+        return self._in_order(final.take(is_next))
 
     def finish(self) -> Objects:
         """The objects that are left once every window has reported. Raises ValueError while some have not."""
@@ -170,6 +177,24 @@ class Stitcher:
                 objects.flags[k] = TRUNCATED
         return objects
 
+    # ---- the order of what is given
+
+    def _row_of(self, table: Objects) -> Index:
+        return np.asarray(table.window // self._windows.columns, dtype=np.intp)
+
+    def _first_open_row(self) -> int:
+        """The first row of windows that may still give an object."""
+        due = np.flatnonzero(self._due)
+        first_due = int(due[0]) // self._windows.columns if len(due) else self._windows.rows
+        undecided = [self._row_of(pool.objects) for pool in (self._views, self._pieces)]
+        return int(np.concatenate(undecided).min(initial=first_due))
+
+    def _in_order(self, objects: Objects) -> Objects:
+        """By row of windows, y0, x0, then by all else that is a number."""
+        x0, y0, x1, y1 = objects.xyxy.T
+        keys = (objects.window, objects.score, objects.class_index, x1, y1, x0, y0, self._row_of(objects))
+        return objects.take(np.lexsort(keys))
+
     # ---- what is due
 
     def _report(self, window: int) -> None:
@@ -184,7 +209,7 @@ class Stitcher:
 
 
 def stitch(windows: Windows, views: Mapping[int, Views], guard_px: int = GUARD_PX) -> Objects:
-    """All at once: the objects of the windows named in `views`, taken for all that were run. Ordered by y0, x0."""
+    """All at once: the objects of the windows named in `views`, taken for all that were run."""
     ran = np.zeros(len(windows), bool)
     ran[list(views)] = True
     stitcher = Stitcher(windows, guard_px, ran)
@@ -204,7 +229,7 @@ class _Pool:
     def of_window(window: int, views: Views) -> _Pool:
         v = views.in_canonical_order()
         flags, numbers = np.zeros(len(v), np.uint8), np.full(len(v), window, np.int32)
-        table = Objects(v.xyxy, v.class_index, v.score, v.class_scores, v.geometry, flags, numbers)
+        table = Objects(v.xyxy, v.class_index, v.score, v.class_scores, v.geometry, flags, numbers, v.measures)
         return _Pool(table, np.arange(len(v)))
 
     @staticmethod
@@ -222,9 +247,3 @@ class _Pool:
 def _firsts(groups: Index) -> Index:
     """Where each run of equal values begins."""
     return np.flatnonzero(np.diff(groups, prepend=-1))
-
-
-def _in_reading_order(objects: Objects) -> Objects:
-    """By y0, x0, then by all else that is a number."""
-    x0, y0, x1, y1 = objects.xyxy.T
-    return objects.take(np.lexsort((objects.window, objects.score, objects.class_index, x1, y1, x0, y0)))

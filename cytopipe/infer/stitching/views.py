@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+
+from cytopipe.core.objects import UNMEASURED, unmeasured
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,6 +20,7 @@ class Views:
     score         (N,) float32
     class_scores  (N, C) float32
     geometry      (N,) object array of valid shapely Polygon or MultiPolygon within its box; None: only the box is known
+    measures      (N, M) float32, see core/objects.MEASURES; NaN, the default, where unknown
     """
 
     xyxy: NDArray[np.float64]
@@ -25,14 +28,17 @@ class Views:
     score: NDArray[np.float32]
     class_scores: NDArray[np.float32]
     geometry: NDArray[np.object_]
+    measures: NDArray[np.float32] = field(default_factory=lambda: UNMEASURED)
 
     def __post_init__(self) -> None:
         n = len(self.xyxy)
+        if self.measures is UNMEASURED:
+            object.__setattr__(self, "measures", unmeasured(n))
         if self.xyxy.shape != (n, 4) or self.xyxy.dtype != np.float64:
             raise ValueError(f"Views.xyxy: expected (N, 4) float64, got {self.xyxy.shape} {self.xyxy.dtype}")
         if not (np.isfinite(self.xyxy).all() and (self.xyxy[:, 2:] >= self.xyxy[:, :2]).all()):
             raise ValueError("Views.xyxy: a box with x1 < x0, y1 < y0 or a number that is not finite")
-        for name in ("class_index", "score", "class_scores", "geometry"):
+        for name in ("class_index", "score", "class_scores", "geometry", "measures"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"Views.{name}: expected {n} rows, got {len(getattr(self, name))}")
         if not (shapely.is_missing(self.geometry) | shapely.is_valid(self.geometry)).all():
@@ -46,19 +52,21 @@ class Views:
         return Views(*(getattr(self, name)[index] for name in Views.__slots__))
 
     def in_canonical_order(self) -> Views:
-        """The same views by box, class, score, then geometry and class scores: what still ties is equal in all."""
+        """The same views by box, class, score, then geometry, class scores and measures: what still ties is equal in
+        all."""
         keys = (self.score, self.class_index, *self.xyxy.T[::-1])
         order = np.lexsort(keys)
         ties = np.logical_and.reduce([key[order][1:] == key[order][:-1] for key in keys])
         if ties.any():
             group = np.concatenate([[0], np.cumsum(~ties)])  # same number: tied so far
-            spelled = [self._spelled(i) if tied else (b"", b"") for i, tied in zip(order, _in_a_tie(ties), strict=True)]
+            spelled = [self._spelled(i) if tied else () for i, tied in zip(order, _in_a_tie(ties), strict=True)]
             order = order[sorted(range(len(order)), key=lambda k: (group[k], spelled[k]))]
         return self.take(order)
 
-    def _spelled(self, i: int) -> tuple[bytes, bytes]:
+    def _spelled(self, i: int) -> tuple[bytes, ...]:
         geometry = self.geometry[i]
-        return (shapely.to_wkb(geometry.normalize()) if geometry is not None else b"", self.class_scores[i].tobytes())
+        outline = shapely.to_wkb(geometry.normalize()) if geometry is not None else b""
+        return outline, self.class_scores[i].tobytes(), self.measures[i].tobytes()
 
 
 def no_views(classes: int) -> Views:
