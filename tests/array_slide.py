@@ -9,6 +9,7 @@ import numpy as np
 from cytopipe.core.errors import RunError
 from cytopipe.slides.opened import OpenedSlide
 from cytopipe.slides.resolution import Evidence
+from cytopipe.slides.showing import AS_STORED, Showing
 from cytopipe.slides.slide import U8
 
 
@@ -19,7 +20,12 @@ class ArraySlide(OpenedSlide):
     reader = "array"
 
     def __init__(
-        self, *levels: U8, mpp: float | tuple[float, float] | None = None, bad: tuple[tuple[int, int, int], ...] = ()
+        self,
+        *levels: U8,
+        mpp: float | tuple[float, float] | None = None,
+        bad: tuple[tuple[int, int, int], ...] = (),
+        icc: bytes | None = None,
+        showing: Showing = AS_STORED,
     ) -> None:
         pair = (mpp, mpp) if isinstance(mpp, float) else mpp
         super().__init__(
@@ -29,6 +35,8 @@ class ArraySlide(OpenedSlide):
             evidence=Evidence(vendor=pair, vendor_field="array.mpp"),
             mpp_override=None,
             properties={},
+            icc=icc,
+            showing=showing,
         )
         self._arrays = levels
         self._bad = bad

@@ -38,6 +38,15 @@ def command(
             rich_help_panel=options.WORK,
         ),
     ] = 0.06,
+    setting: Annotated[
+        str,
+        typer.Option(
+            "--setting",
+            metavar="NAME",
+            help="light, dark, pale, thick, bloody, badly-lit or marks (pen, edges, cover glass)",
+            rich_help_panel=options.WORK,
+        ),
+    ] = "light",
     seed: options.Seed = 0,
     workers: options.Workers = None,
     overwrite: options.Overwrite = False,
@@ -56,6 +65,7 @@ def command(
             mpp=mpp,
             cells_per_mm2=cells_per_mm2,
             lesion_fraction=lesion_fraction,
+            setting=setting,
             seed=seed,
             workers=workers,
             overwrite=overwrite,

@@ -3,6 +3,7 @@
 CytopipeError          what went wrong, where, what to do
 ├─ UserError  exit 2   input, flags or recipe are at fault; nothing was written
 └─ RunError   exit 1   the run failed: disk, decoder, device, some slides of many
+   └─ DiskError        the output cannot be written: no other slide would fare better, the run ends
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class CytopipeError(Exception):
 
     def __str__(self) -> str:
         text = (f"{self.where}: " if self.where else "") + self.what + (f"; {self.fix}" if self.fix else "")
-        return " ".join(text.split())
+        line = " ".join(text.split())
+        return line if line.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in line)
 
 
 class UserError(CytopipeError):
@@ -33,6 +35,12 @@ class UserError(CytopipeError):
 
 class RunError(CytopipeError):
     """The run itself failed: disk, decoder, device, or some slides of many. Exit code 1."""
+
+
+class DiskError(RunError):
+    """The output cannot be written: a full disk, a quota, missing rights. It ends a run over many slides: what is
+    finished stands, and the same command resumes.
+    """
 
 
 def nearest_fix(given: str, known: Iterable[str], what: str = "known names") -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from cytopipe.core.errors import RunError, UserError
+from cytopipe.core.errors import DiskError, UserError
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -45,17 +45,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def disk_error(error: OSError, path: Path) -> RunError:
+def disk_error(error: OSError, path: Path) -> DiskError:
     """The one line for a failed write: full disk and missing rights by name, anything else by its own text."""
-    if error.errno == errno.ENOSPC:
-        return RunError(
-            "no space left on the disk",
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskError(
+            "no space left on the disk" if error.errno == errno.ENOSPC else "the disk quota is used up",
             where=str(path),
             fix="free some space and run the same command again; it resumes",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return RunError("may not be written", where=str(path), fix="choose another --out")
-    return RunError(f"could not be written ({error.strerror or error})", where=str(path))
+        return DiskError("may not be written", where=str(path), fix="choose another --out")
+    return DiskError(f"could not be written ({error.strerror or error})", where=str(path))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -123,7 +123,11 @@ class FolderLock:
         if self._owner()[1] not in ("", socket.gethostname()):
             self._refuse()  # not every shared file system tells one host of another's flock
         os.truncate(self._fd, 0)
-        os.write(self._fd, f"{os.getpid()} {socket.gethostname()}".encode())
+        try:
+            os.write(self._fd, f"{os.getpid()} {socket.gethostname()}".encode())
+        except OSError as error:
+            self.__exit__(None, None, None)
+            raise disk_error(error, self.path.parent) from error
         return self
 
     def _owner(self) -> tuple[str, str]:

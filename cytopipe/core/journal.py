@@ -11,6 +11,7 @@ refused with the difference shown.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -29,6 +30,16 @@ class Journal:
 
     def __init__(self, path: Path, done: dict[str, dict[str, Any]]) -> None:
         self._path, self._done = path, done
+
+    @property
+    def done_count(self) -> int:
+        """How many units are finished."""
+        return len(self._done)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The finished units, in the order in which they were first noted."""
+        return tuple(self._done)
 
     def is_done(self, unit: str) -> bool:
         """Whether an earlier or this process finished the unit."""
@@ -119,10 +130,13 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:
+    size = path.stat().st_size if path.exists() else 0
     try:
         with path.open("ab") as file:
             file.write(json.dumps(line, sort_keys=True, allow_nan=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
+        with contextlib.suppress(OSError):  # a disk that filled up midway must not glue this line to the next one
+            os.truncate(path, size)
         raise disk_error(error, path) from error

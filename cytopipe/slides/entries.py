@@ -1,7 +1,7 @@
 """Which slides a command works on: paths, globs, folders and CSV lists become `SlideEntry` values, in the order given.
 
 A path that exists is that path, whatever characters it has (`test (387).ndpi`, `a[1].svs`); only what does not exist
-is tried as a glob pattern.
+is tried as a glob pattern. A folder that is a zarr group is a slide; another one is a folder of slides.
 
 CSV list: a header, then a row a slide. `path` (or `wsi`, `slide`), taken from the list's folder unless absolute;
 optional `slide_id`, `patient`, `mpp` (µm/px, which then counts as an override), `split`, `stratum`, `diagnosis`,
@@ -21,6 +21,7 @@ from pathlib import Path
 from cytopipe.core.errors import UserError
 from cytopipe.core.progress import Say, unsaid
 from cytopipe.slides.resolution import number_or_none
+from cytopipe.slides.zarr_layout import is_zarr
 
 SLIDE_SUFFIXES = (
     ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm",
@@ -75,7 +76,9 @@ def list_slides(inputs: Sequence[str | Path], say: Say = unsaid) -> list[SlideEn
 
 def _entries_of(given: str, say: Say) -> Iterator[SlideEntry]:
     path = Path(given)
-    if path.is_dir():
+    if is_zarr(path):
+        yield SlideEntry(path, path.stem)
+    elif path.is_dir():
         yield from _from_folder(path)
     elif path.is_file():
         if path.suffix.lower() == ".csv":
@@ -83,7 +86,7 @@ def _entries_of(given: str, say: Say) -> Iterator[SlideEntry]:
         else:
             yield SlideEntry(path, path.stem)
     elif glob.has_magic(given):
-        found = sorted(Path(name) for name in glob.glob(given, recursive=True) if Path(name).is_file())
+        found = sorted(Path(name) for name in glob.glob(given, recursive=True) if _is_slide(Path(name)))
         if not found:
             raise UserError("no file matches", where=given)
         yield from (SlideEntry(name, name.stem) for name in found)
@@ -92,7 +95,9 @@ def _entries_of(given: str, say: Say) -> Iterator[SlideEntry]:
 
 
 def _from_folder(folder: Path) -> Iterator[SlideEntry]:
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file())
+    found = sorted(
+        path for path in folder.iterdir() if is_zarr(path) or (path.suffix.lower() in SLIDE_SUFFIXES and path.is_file())
+    )
     if not found:
         raise UserError(
             "no slide lies directly in this folder",
@@ -110,6 +115,11 @@ def _from_folder(folder: Path) -> Iterator[SlideEntry]:
             if uid is not None:
                 series.add(uid)
         yield SlideEntry(path, path.stem)
+
+
+def _is_slide(path: Path) -> bool:
+    """A file, or a folder that is a zarr group."""
+    return path.is_file() or is_zarr(path)
 
 
 def _dicom_series(path: Path) -> bytes | None:
@@ -154,7 +164,7 @@ def _from_row(listed_in: Path, line: int, path_column: str, row: dict[str, str |
     slide = cells[path_column]
     if slide is None:
         raise UserError(f"an empty {path_column}", where=where)
-    path = _listed_file(slide, listed_in, where)
+    path = _listed_file(slide, listed_in, where, may_be_zarr=True)
     mpp = number_or_none(cells["mpp"])
     if cells["mpp"] is not None and (mpp is None or mpp <= 0):
         raise UserError(
@@ -171,8 +181,8 @@ def _from_row(listed_in: Path, line: int, path_column: str, row: dict[str, str |
     )
 
 
-def _listed_file(name: str, listed_in: Path, where: str) -> Path:
+def _listed_file(name: str, listed_in: Path, where: str, *, may_be_zarr: bool = False) -> Path:
     path = listed_in.parent / name  # an absolute name replaces the folder
-    if not path.is_file():
+    if not (path.is_file() or (may_be_zarr and is_zarr(path))):
         raise UserError(f"{path} is no file", where=where)
     return path

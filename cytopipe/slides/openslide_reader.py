@@ -3,8 +3,9 @@ YCbCr).
 
 Two habits of the library are put right here. Its error state is terminal: after one bad tile a handle answers nothing
 any more, so the handle is opened anew after each error. And `read_region` takes its corner in level-0 px: where a
-level's downsample is no whole number, the same pixel read through two windows would be shifted differently, so such
-levels are read by fixed blocks. Associated images (label, macro, thumbnail) are never read.
+level's downsample is no whole number, a window that does not begin at the slide's corner is shifted by a part of a
+pixel, and interpolated. So such levels are read whole, once, where they are small, and by fixed blocks where they are
+not: the same pixel is then the same through any window. Associated images (label, macro, thumbnail) are never read.
 """
 
 from __future__ import annotations
@@ -20,10 +21,16 @@ import openslide
 from cytopipe.core.errors import RunError
 from cytopipe.slides.opened import NotThisReader, OpenedSlide, in_place
 from cytopipe.slides.resolution import Evidence, number_or_none
+from cytopipe.slides.showing import AS_STORED, Showing
 from cytopipe.slides.slide import U8
+from cytopipe.slides.tiff_planes import has_more_than_a_pyramid
 
 BLOCK_PX = 512
 """Side of the fixed blocks in which a level with a broken downsample is read, level px [D]."""
+
+WHOLE_LEVEL_PX = 16_000_000
+"""A level with a broken downsample is read and kept whole up to this size [D]: 64 MB, and all coarser ones together a
+third of that."""
 
 OPEN_ERRORS = (openslide.OpenSlideError, OSError, ctypes.ArgumentError, ValueError, KeyError)
 """What openslide-python raises on opening and on reading properties: its own tree, ctypes on names that cannot be
@@ -56,11 +63,13 @@ class OpenSlideSlide(OpenedSlide):
 
     reader = "openslide"
 
-    def __init__(self, path: Path, mpp_override: float | None = None) -> None:
+    def __init__(self, path: Path, mpp_override: float | None = None, showing: Showing = AS_STORED) -> None:
         self._handle = _open(path)
         self._handle_lock = threading.Lock()
         said = _said(self._handle, path)
+        _refuse_what_it_shows_in_part(self._handle, said, path)
         vendor = said.get("openslide.vendor", "unknown")
+        self._downsamples = tuple(float(value) for value in self._handle.level_downsamples)
         super().__init__(
             path,
             vendor=vendor,
@@ -70,8 +79,10 @@ class OpenSlideSlide(OpenedSlide):
             properties={key: value for key, value in said.items() if key in KEPT_PROPERTIES},
             bounds_offset=(int(said.get("openslide.bounds-x", 0)), int(said.get("openslide.bounds-y", 0))),
             icc=_icc(self._handle),
+            showing=showing,
         )
-        self._downsamples = tuple(float(value) for value in self._handle.level_downsamples)
+        self._whole_levels: dict[int, U8 | None] = {}
+        self._whole_lock = threading.Lock()
         self._tiles = tuple(_tile_size(said, level) for level in range(len(self.levels)))
 
     def native_tiles(self, level: int) -> tuple[int, int] | None:
@@ -81,8 +92,12 @@ class OpenSlideSlide(OpenedSlide):
     def _pixels(self, level: int, x: int, y: int, w: int, h: int) -> U8:
         if self._downsamples[level].is_integer():
             return self._region(level, x, y, w, h)
-        out = np.empty((h, w, 4), dtype=np.uint8)
         size = self.levels[level]
+        if size.width * size.height <= WHOLE_LEVEL_PX:
+            whole = self._whole(level)
+            if whole is not None:
+                return whole[y : y + h, x : x + w].copy()
+        out = np.empty((h, w, 4), dtype=np.uint8)
         for top in range(y // BLOCK_PX * BLOCK_PX, y + h, BLOCK_PX):
             for left in range(x // BLOCK_PX * BLOCK_PX, x + w, BLOCK_PX):
                 block = self._region(
@@ -92,6 +107,17 @@ class OpenSlideSlide(OpenedSlide):
                 y0, y1 = max(y, top), min(y + h, top + block.shape[0])
                 out[y0 - y : y1 - y, x0 - x : x1 - x] = block[y0 - top : y1 - top, x0 - left : x1 - left]
         return out
+
+    def _whole(self, level: int) -> U8 | None:
+        """A whole level, kept for the next window; None where a part of it cannot be decoded."""
+        with self._whole_lock:
+            if level not in self._whole_levels:
+                size = self.levels[level]
+                try:
+                    self._whole_levels[level] = self._region(level, 0, 0, size.width, size.height)
+                except RunError:
+                    self._whole_levels[level] = None
+            return self._whole_levels[level]
 
     def _region(self, level: int, x: int, y: int, w: int, h: int) -> U8:
         """A window as RGBA; on an error the handle is replaced, so that the next window can be read."""
@@ -132,6 +158,14 @@ def _said(handle: openslide.OpenSlide, path: Path) -> dict[str, str]:
     except OPEN_ERRORS as error:
         handle.close()
         raise NotThisReader("OpenSlide cannot read its properties", where=path.name) from error
+
+
+def _refuse_what_it_shows_in_part(handle: openslide.OpenSlide, said: Mapping[str, str], path: Path) -> None:
+    """OpenSlide knows no planes, channels or sub-IFDs of a generic TIFF: it would show the first and say nothing.
+    NotThisReader then, and the handle is closed."""
+    if said.get("openslide.vendor") == "generic-tiff" and has_more_than_a_pyramid(path):
+        handle.close()
+        raise NotThisReader("OpenSlide would show only a part of its planes, channels or levels", where=path.name)
 
 
 def _icc(handle: openslide.OpenSlide) -> bytes | None:

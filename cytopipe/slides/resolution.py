@@ -28,12 +28,13 @@ UM_PER_TAG_UNIT = {2: 25_400.0, 3: 10_000.0}
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a file says about its resolution: µm/px pairs (x, y) with the name of the vendor's field, tags as µm/px,
-    objective power."""
+    objective power; and `missing`, a sentence for the case that none of it is there."""
 
     vendor: tuple[float, float] | None = None
     vendor_field: str = ""
     tags: tuple[float, float] | None = None
     objective: float | None = None
+    missing: str = ""
 
 
 def settle_resolution(evidence: Evidence, mpp_override: float | None) -> tuple[Resolution | None, tuple[str, ...]]:
@@ -61,6 +62,8 @@ def settle_resolution(evidence: Evidence, mpp_override: float | None) -> tuple[R
     if chosen is None and evidence.objective is not None and _is_positive(evidence.objective):
         guess = OBJECTIVE_UM / evidence.objective
         chosen = Resolution(guess, guess, f"objective power {evidence.objective:g}", guessed=True)
+    if chosen is None and not notes and evidence.missing:
+        notes.append(evidence.missing)
     if chosen is not None and abs(chosen.mpp_x - chosen.mpp_y) > ANISOTROPIC_FRACTION * chosen.mpp:
         notes.append(f"pixels are not square: {_pair((chosen.mpp_x, chosen.mpp_y))} µm/px")
     return chosen, tuple(notes)

@@ -16,11 +16,18 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cytopipe.slides.showing import Showing, Z
+
 U8 = NDArray[np.uint8]
 Background = Literal["light", "dark"]
 
 BACKGROUND_VALUE: dict[Background, int] = {"light": 255, "dark": 0}
 """The grey level that stands where a slide has no data: past its border, or in a tile that was never scanned."""
+
+
+ASPECT_PX = 2.0
+"""A page or array belongs to a pyramid if scaling level 0 to its width gives its height within so many px [D]; writers
+round each level by up to one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +63,12 @@ class Slide(Protocol):
 
     @property
     def reader(self) -> str:
-        """Which reader opened it: tiff, openslide or image."""
+        """Which reader opened it: tiff, openslide, zarr or image."""
 
     @property
     def vendor(self) -> str:
-        """Who wrote the file, in OpenSlide's words where it has one (aperio, hamamatsu, generic-tiff, ome-tiff, png,
-        jpeg)."""
+        """Who wrote the file, in OpenSlide's words where it has one (aperio, hamamatsu, generic-tiff, ome-tiff, imagej,
+        ome-zarr, png, jpeg)."""
 
     @property
     def dimensions(self) -> tuple[int, int]:
@@ -74,6 +81,14 @@ class Slide(Protocol):
     @property
     def resolution(self) -> Resolution | None:
         """Level-0 µm/px with its evidence; None where the file says nothing that can be believed."""
+
+    @property
+    def resolution_notes(self) -> tuple[str, ...]:
+        """Those of `notes` that are about the resolution: tags not believed, anisotropic pixels."""
+
+    @property
+    def objective(self) -> float | None:
+        """The objective's nominal magnification as the file states it; None where it does not."""
 
     @property
     def background(self) -> Background:
@@ -90,7 +105,24 @@ class Slide(Protocol):
 
     @property
     def icc(self) -> bytes | None:
-        """The embedded ICC profile, which is not applied."""
+        """The embedded ICC profile; it is applied where `showing.icc` says so."""
+
+    @property
+    def showing(self) -> Showing:
+        """How it was asked to be shown; `AS_STORED` where nothing was asked."""
+
+    @property
+    def z_count(self) -> int:
+        """Planes of focus, 1 for most slides."""
+
+    @property
+    def z(self) -> Z:
+        """The plane that `read` shows, from 0. "best": the user wants the sharpest plane of each window, which
+        `MppView` finds; `read` then shows the middle plane."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels where there are several to choose from; empty for RGB and grey."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -104,8 +136,24 @@ class Slide(Protocol):
         RunError with file, level and place for data that cannot be decoded.
         """
 
+    def announce(self, level: int, windows: NDArray[np.int64]) -> None:
+        """Say which windows of `level` are going to be read, each once and in about this order: then a reader that
+        decodes tiles keeps each of them until the last window that shows it, and decodes it once.
+
+        windows  (N, 4) int64 x0 y0 x1 y1, px of `level`, each wholly inside it
+        It changes no pixel; other windows may still be read.
+        """
+
+    def copied_tile(self, level: int, x: int, y: int, w: int, h: int) -> bytes | None:
+        """The file's own compressed tile that covers exactly this window, as a JPEG file that shows the pixels of
+        `read`; None where there is none."""
+
     def native_tiles(self, level: int) -> tuple[int, int] | None:
         """Width and height of the file's own tiles at `level`, px; None where it is not tiled or does not say."""
+
+    def at_z(self, z: int) -> Slide:
+        """The same slide at plane `z`. It shares the file, so closing it does nothing. Raises ValueError for a plane
+        that is not there."""
 
     def close(self) -> None:
         """Give the file back; a second call does nothing."""

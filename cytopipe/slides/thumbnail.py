@@ -20,6 +20,8 @@ BLOCK_PX = 4096
 LEAST_BLOCK_PX = 256
 """A block that cannot be decoded is read again by quarters down to about this side [D], so that one bad tile costs
 little more than itself."""
+LEAST_OF_SMALL_PX = 64
+"""The same on a level that is one block [D]: there a few tiles are a large part of it."""
 UNREADABLE_GREY = 128
 """What a thumbnail shows where data cannot be decoded: neither glass nor a cell looks so flat and grey."""
 
@@ -62,11 +64,38 @@ def thumbnail(slide: Slide, max_px: int) -> U8:
 
 def blocks(slide: Slide, level: int, factor: int) -> Iterator[Block]:
     """A level cut into blocks whose corners lie on multiples of `factor` level px, row by row."""
+    for window in block_windows(slide, level, factor, BLOCK_PX):
+        yield from read_block(slide, level, factor, window)
+
+
+def block_windows(slide: Slide, level: int, factor: int, block_px: int) -> Iterator[tuple[int, int, int, int]]:
+    """The windows x, y, w, h of `blocks`, level px, of about `block_px`; for who reads them side by side."""
     width, height = slide.levels[level].width, slide.levels[level].height
-    step = max(1, BLOCK_PX // factor) * factor
+    step = max(1, block_px // factor) * factor
     for y in range(0, height, step):
         for x in range(0, width, step):
-            yield from _block(slide, level, factor, (x, y, min(step, width - x), min(step, height - y)))
+            yield x, y, min(step, width - x), min(step, height - y)
+
+
+def read_block(slide: Slide, level: int, factor: int, window: tuple[int, int, int, int]) -> Iterator[Block]:
+    """One window of `block_windows`; in parts where some of it cannot be decoded."""
+    x, y, w, h = window
+    cells = (slice(y // factor, -(-(y + h) // factor)), slice(x // factor, -(-(x + w) // factor)))
+    try:
+        pixels = slide.read(level, x, y, w, h)
+    except RunError as failure:
+        half = -(-max(w, h) // (2 * factor)) * factor
+        size = slide.levels[level]
+        least = LEAST_BLOCK_PX if max(size.width, size.height) > BLOCK_PX else LEAST_OF_SMALL_PX
+        if half < max(least, factor) or half >= max(w, h):
+            yield Block(*cells, None, failure)
+            return
+        for top in range(y, y + h, half):
+            for left in range(x, x + w, half):
+                part = (left, top, min(half, x + w - left), min(half, y + h - top))
+                yield from read_block(slide, level, factor, part)
+        return
+    yield Block(*cells, pixels)
 
 
 def cell_means(pixels: U8, factor: int) -> U8:
@@ -86,21 +115,3 @@ def fill_cells(pixels: U8, factor: int) -> U8:
     if not below and not right:
         return pixels
     return np.asarray(cv2.copyMakeBorder(pixels, 0, below, 0, right, cv2.BORDER_REPLICATE), dtype=np.uint8)
-
-
-def _block(slide: Slide, level: int, factor: int, window: tuple[int, int, int, int]) -> Iterator[Block]:
-    x, y, w, h = window
-    cells = (slice(y // factor, -(-(y + h) // factor)), slice(x // factor, -(-(x + w) // factor)))
-    try:
-        pixels = slide.read(level, x, y, w, h)
-    except RunError as failure:
-        half = -(-max(w, h) // (2 * factor)) * factor
-        if half < LEAST_BLOCK_PX:
-            yield Block(*cells, None, failure)
-            return
-        for top in range(y, y + h, half):
-            for left in range(x, x + w, half):
-                part = (left, top, min(half, x + w - left), min(half, y + h - top))
-                yield from _block(slide, level, factor, part)
-        return
-    yield Block(*cells, pixels)

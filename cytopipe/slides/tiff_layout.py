@@ -1,21 +1,21 @@
 """Which pages of a TIFF are the levels of a slide, how their segments are decoded, and what the file says about itself.
 
-Enters: a path.  Leaves: a `Layout`, or NotThisReader with the reason (OpenSlide may know better), or UserError for
-what no reader shows rightly: stacks of planes and samples of other than 8 bits. Only structure is read here, through
-tifffile, and its file is closed again.
+Enters: a path.  Leaves: a `Layout` of one 8-bit picture, or a `StackLayout` of planes, channels and other samples; or
+NotThisReader with the reason (OpenSlide may know better), or UserError for what no reader shows rightly. Only structure
+is read here, through tifffile, and its file is closed again.
 
 Levels. Aperio: the tiled pages; strips hold thumbnail, label and macro, which are never read. OME: the first image's
-page and its SubIFDs. Others: the first page, and its SubIFDs or the later pages marked as reduced (NewSubfileType 1).
+pages and their SubIFDs. Others: the first page, and its SubIFDs or the later pages marked as reduced (NewSubfileType
+1).
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import re
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,59 +23,27 @@ import numpy as np
 import tifffile
 
 from cytopipe.core.errors import UserError
-from cytopipe.slides.opened import NotThisReader
-from cytopipe.slides.resolution import Evidence, mpp_from_tags, number_or_none
+from cytopipe.slides.codec_headers import check_size
+from cytopipe.slides.jpeg_segment import colours_of, jpeg_decoder, standalone_jpeg
+from cytopipe.slides.ome_xml import read_ome
+from cytopipe.slides.opened import MAX_SEGMENT_BYTES, NotThisReader
+from cytopipe.slides.resolution import Evidence
 from cytopipe.slides.slide import U8
+from cytopipe.slides.stack import Stack
+from cytopipe.slides.tiff_chain import check_chain
+from cytopipe.slides.tiff_evidence import COMPRESSIONS, evidence_of, properties_of
+from cytopipe.slides.tiff_planes import PARSE_ERRORS, Planes, find_planes, level_pages, places_of, source_of
+from cytopipe.slides.tiff_stack import Places
 
 logging.getLogger("tifffile").addHandler(
     logging.NullHandler()
 )  # its remarks on odd tags would reach stderr as Python's last resort
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-COMPRESSIONS = {
-    1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32773: "packbits", 32946: "deflate", 33005: "JPEG 2000",
-    34712: "JPEG 2000", 50000: "Zstandard", 50001: "WebP",
-}  # fmt: skip
-"""TIFF compression numbers that are decoded here. 33003 (Aperio JPEG 2000 in YCbCr) is left to OpenSlide, which knows
-its colours."""
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, YCBCR = 0, 1, 2, 6
 JPEG = 7
-
-ASPECT_PX = 2.0
-"""A page belongs to the pyramid if scaling level 0 to its width gives its height within so many px [D]; writers round
-each level by up to one."""
-MAX_SEGMENT_BYTES = 512 * 1024 * 1024
-"""A tile or strip above is refused [D]: it would have to be decoded whole for each window."""
 BAND_BYTES = 1024 * 1024
 """An uncompressed image in one strip is read by bands of about this size."""
-
-APERIO_KEYS = (
-    "AppMag",
-    "MPP",
-    "StripeWidth",
-    "Left",
-    "Top",
-    "Filtered",
-    "OriginalWidth",
-    "OriginalHeight",
-    "Gamma",
-    "DisplayColor",
-)
-"""The only keys of an Aperio description that are kept: others name users, dates, files and barcodes."""
-
-PARSE_ERRORS = (
-    tifffile.TiffFileError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    struct.error,
-    OverflowError,
-    RuntimeError,
-    OSError,
-)
-"""What tifffile raises while it reads the structure of a damaged file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +58,14 @@ class Plane:
     columns: int
     offsets: tuple[int, ...]
     byte_counts: tuple[int, ...]
-    decode: Callable[[bytes, int], U8]
-    """decode(data, index) -> samples (h, w, samples) uint8; at the border h and w may be those of the level's rest."""
+    samples: int
+    decode: Callable[[bytes, int, U8], U8]
+    """decode(data, index, buffer) -> samples (h, w, samples) uint8, in `buffer` (a full segment) where the codec can;
+    at the border h and w may be those of the level's rest."""
     is_tiled: bool
-    is_jpeg: bool
     is_inverted: bool
+    copy: Callable[[bytes], bytes] | None = None
+    """copy(data) -> the segment as a JPEG file of its own that shows the same RGB; None for other codecs and grey."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,21 +80,30 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def read_layout(path: Path) -> Layout:
+@dataclass(frozen=True, slots=True)
+class StackLayout:
+    """Planes and channels, and where they lie in the file."""
+
+    stack: Stack
+    places: Places
+
+
+def read_layout(path: Path) -> Layout | StackLayout:
     """The layout of a TIFF. Raises NotThisReader or UserError, each naming the file."""
     with path.open("rb") as file:
         if file.read(4) not in SIGNATURES:
             raise NotThisReader("not a TIFF", where=path.name)
     try:
         with tifffile.TiffFile(path) as tiff:
-            return _layout(tiff, path.name)
+            return _layout(tiff, path)
     except PARSE_ERRORS as error:
         raise NotThisReader(
             f"its structure cannot be read ({error or type(error).__name__})", where=path.name
         ) from error
 
 
-def _layout(tiff: Any, name: str) -> Layout:
+def _layout(tiff: Any, path: Path) -> Layout | StackLayout:
+    name = path.name
     for kind, words in (
         ("is_ndpi", "Hamamatsu NDPI"),
         ("is_scn", "Leica SCN"),
@@ -132,71 +112,65 @@ def _layout(tiff: Any, name: str) -> Layout:
     ):
         if getattr(tiff, kind):
             raise NotThisReader(f"{words} is left to OpenSlide", where=name)
+    check_chain(path)
     base = tiff.pages[0]
-    vendor = "aperio" if tiff.is_svs else "ome-tiff" if tiff.is_ome else "generic-tiff"
-    _refuse_stacks(tiff, base, name)
-    pages = _level_pages(tiff, base, vendor)
+    description = base.description or ""
+    ome = read_ome(description, base.samplesperpixel, name) if tiff.is_ome else None
+    vendor = "aperio" if tiff.is_svs else "ome-tiff" if ome else "imagej" if tiff.is_imagej else "generic-tiff"
+    if ome is not None and ome.ifd_of.get((0, 0), 0) < len(tiff.pages):
+        base = tiff.pages[ome.ifd_of.get((0, 0), 0)]
+    _refuse_what_has_no_samples(base, name)
+    planes = find_planes(tiff, base, ome, name)
+    orientation = base.tags.valueof(274, 1)
+    notes = (f"orientation tag {orientation} is not applied",) if orientation != 1 else ()
+    evidence = evidence_of(tiff, base, vendor, description, ome)
+    icc = base.tags.valueof(34675, None)
+    if len(planes.bases) * len(planes.bases[0]) > 1 or not _is_8_bit_picture(base):
+        return _stack_layout(tiff, planes, vendor, evidence, icc, notes, name)
+    pages = level_pages(tiff, base, vendor)
     for page in pages:
         _refuse_what_is_not_decoded(page, name)
-    description = base.description or ""
-    orientation = base.tags.valueof(274, 1)
-    return Layout(
-        vendor=vendor,
-        planes=tuple(_plane(page, name) for page in pages),
-        evidence=_evidence(base, vendor, description),
-        properties=_properties(base, vendor, description),
-        icc=base.tags.valueof(34675, None),
-        notes=(f"orientation tag {orientation} is not applied",) if orientation != 1 else (),
-    )
+    properties = properties_of(base, vendor, description)
+    return Layout(vendor, tuple(_plane(page, name) for page in pages), evidence, properties, icc, notes)
 
 
-def _refuse_stacks(tiff: Any, base: Any, name: str) -> None:
-    """UserError for several planes of one size: OpenSlide would show the first and say nothing."""
-    planes = ""
-    if tiff.is_ome:
-        sizes = {axis: int(_ome_attribute(base.description, f"Size{axis}") or 1) for axis in "TZC"}
-        sizes["C"] = math.ceil(sizes["C"] / max(1, base.samplesperpixel))
-        if math.prod(sizes.values()) > 1:
-            planes = " x ".join(f"{count} {axis}" for axis, count in sizes.items()) + " planes"
-    elif tiff.is_imagej and (tiff.imagej_metadata or {}).get("images", 1) > 1:
-        planes = f"{tiff.imagej_metadata['images']} planes"
-    elif not tiff.is_svs:
-        twins = sum(1 for page in tiff.pages[1:] if page.shape == base.shape and not page.subfiletype & 1)
-        planes = f"{twins + 1} pages of one size" if twins else ""
-    if planes:
-        raise UserError(
-            f"a stack of {planes} of {base.dtype}; only a single 8-bit RGB or grey plane is read", where=name
-        )
+def _stack_layout(
+    tiff: Any, planes: Planes, vendor: str, evidence: Evidence, icc: bytes | None, notes: tuple[str, ...], name: str
+) -> StackLayout:
+    source = source_of(planes, name)
+    places, levels = places_of(tiff, planes, vendor, name)
+    for page in levels:
+        _refuse_what_has_no_samples(page, name)
+        if page.dtype != levels[0].dtype or page.samplesperpixel != levels[0].samplesperpixel:
+            raise NotThisReader("levels of different samples", where=name)
+    bases = [level[0][0].page for level in places]
+    properties = properties_of(levels[0], vendor, "") | {"tiff.samples": f"{levels[0].dtype}"}
+    stack = Stack(
+        vendor, tuple(page.size for page in bases), tuple(page.segment for page in bases), bases[0].is_tiled,
+        len(planes.bases), source, evidence, properties, icc, notes,
+    )  # fmt: skip
+    return StackLayout(stack, places)
 
 
-def _level_pages(tiff: Any, base: Any, vendor: str) -> list[Any]:
-    if vendor == "aperio":
-        if not base.is_tiled:
-            raise NotThisReader("an Aperio file whose first page is not tiled", where=tiff.filename)
-        others = [page for page in tiff.pages[1:] if page.is_tiled]
-    elif base.subifds:
-        others = list(base.pages)
-    elif vendor == "ome-tiff":
-        others = []
-    else:
-        others = [page for page in tiff.pages[1:] if page.subfiletype & 1]
-    levels = [base]
-    for page in others:
-        is_smaller = 0 < page.imagewidth < levels[-1].imagewidth and 0 < page.imagelength <= levels[-1].imagelength
-        if is_smaller and abs(page.imagewidth * base.imagelength / base.imagewidth - page.imagelength) <= ASPECT_PX:
-            levels.append(page)
-    return levels
+def _is_8_bit_picture(page: Any) -> bool:
+    """Whether a page is one picture for `Plane`, or for OpenSlide, which gets grey with alpha."""
+    is_grey = page.photometric in (MIN_IS_WHITE, MIN_IS_BLACK) and page.samplesperpixel > 2
+    return bool(page.dtype == np.uint8 and page.planarconfig == 1 and not is_grey)
 
 
-def _refuse_what_is_not_decoded(page: Any, name: str) -> None:
+def _refuse_what_has_no_samples(page: Any, name: str) -> None:
     if page.imagewidth <= 0 or page.imagelength <= 0:
         raise NotThisReader(f"a page of {page.imagewidth} x {page.imagelength} px", where=name)
-    if page.dtype is None or page.dtype.kind not in "bu" or page.dtype.itemsize != 1:
-        raise UserError(f"samples of type {page.dtype}; only 8-bit RGB or grey is read", where=name)
-    if page.dtype.kind == "b" or page.bitspersample != 8:
+    if page.dtype is None or page.dtype.kind == "b" or page.bitspersample < 8 or page.imagedepth != 1:
         raise NotThisReader(f"samples of {page.bitspersample} bits", where=name)
     if page.compression not in COMPRESSIONS:
         raise NotThisReader(f"compression {int(page.compression)} is not decoded", where=name)
+
+
+def _refuse_what_is_not_decoded(page: Any, name: str) -> None:
+    _refuse_what_has_no_samples(page, name)
+    if page.dtype != np.uint8 or page.bitspersample != 8:
+        raise NotThisReader(f"samples of type {page.dtype} on a lower level", where=name)
     if page.samplesperpixel > 1 and page.planarconfig != 1:
         raise NotThisReader("colours in separate planes", where=name)
     is_grey = page.photometric in (MIN_IS_WHITE, MIN_IS_BLACK) and page.samplesperpixel == 1
@@ -215,28 +189,45 @@ def _plane(page: Any, name: str) -> Plane:
     segment_width, segment_height = (
         (page.tilewidth, page.tilelength) if page.is_tiled else (width, min(page.rowsperstrip, height))
     )
+    if not all(isinstance(side, int) for side in (width, height, segment_width, segment_height)):
+        raise NotThisReader("sizes that are no whole numbers", where=name)
     if segment_width <= 0 or segment_height <= 0:
         raise NotThisReader(f"tiles of {segment_width} x {segment_height} px", where=name)
-    if segment_width * segment_height * samples > MAX_SEGMENT_BYTES:
+    if segment_width * segment_height * max(samples, 3) > MAX_SEGMENT_BYTES:  # grey is shown as RGB too
         what = f"a tile or strip of {segment_width} x {segment_height} px is too large to be decoded"
         raise UserError(what, where=name, fix="save it as a TIFF with smaller tiles")
     columns, rows = math.ceil(width / segment_width), math.ceil(height / segment_height)
     if len(offsets) < columns * rows or len(byte_counts) < columns * rows:
-        raise NotThisReader(
+        # final: OpenSlide would show the others as if they had never been scanned
+        raise UserError(
             f"{min(len(offsets), len(byte_counts))} tiles or strips of {columns * rows} are listed", where=name
         )
-    decode_segment, options = page.decode, {}
-    if page.compression == JPEG:
-        options = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+    decode, copy = _codec(page, (segment_width, segment_height))
+    return Plane(
+        width, height, segment_width, segment_height, columns, offsets, byte_counts, samples, decode,
+        is_tiled=bool(page.is_tiled), is_inverted=page.photometric == MIN_IS_WHITE, copy=copy,
+    )  # fmt: skip
 
-    def decode(data: bytes, index: int) -> U8:
+
+def _codec(
+    page: Any, segment_px: tuple[int, int]
+) -> tuple[Callable[[bytes, int, U8], U8], Callable[[bytes], bytes] | None]:
+    """How a page's segments are decoded, and copied where that can be: `Plane.decode`, `Plane.copy`."""
+    samples = page.samplesperpixel
+    if page.compression == JPEG and samples in (1, 3):
+        colours = colours_of(int(page.photometric), samples, page.is_jfif)
+        decode_jpeg = jpeg_decoder(page.jpegtables, colours, segment_px, samples)
+        copy = partial(standalone_jpeg, tables=page.jpegtables, colours=colours) if samples == 3 else None
+        return lambda data, index, buffer: decode_jpeg(data, buffer), copy
+    decode_segment = page.decode
+    options = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression == JPEG else {}
+
+    def decode(data: bytes, index: int, buffer: U8) -> U8:
+        check_size(data, int(page.compression), segment_px, samples)
         samples_of_segment = decode_segment(data, index, **options)[0]
         return np.asarray(samples_of_segment[0], dtype=np.uint8)
 
-    return Plane(
-        width, height, segment_width, segment_height, columns, offsets, byte_counts, decode,
-        is_tiled=bool(page.is_tiled), is_jpeg=page.compression == JPEG, is_inverted=page.photometric == MIN_IS_WHITE,
-    )  # fmt: skip
+    return decode, None
 
 
 def _raw_plane(page: Any, name: str) -> Plane:
@@ -248,74 +239,11 @@ def _raw_plane(page: Any, name: str) -> Plane:
     if page.databytecounts[0] < row_bytes * height:
         raise NotThisReader(f"{page.databytecounts[0]} bytes for {width} x {height} px", where=name)
 
-    def decode(data: bytes, index: int) -> U8:
+    def decode(data: bytes, index: int, buffer: U8) -> U8:
         return np.frombuffer(data, dtype=np.uint8).reshape(-1, width, samples)
 
     return Plane(
         width, height, width, band, 1, tuple(page.dataoffsets[0] + top * row_bytes for top in tops),
-        tuple(min(band, height - top) * row_bytes for top in tops), decode,
-        is_tiled=False, is_jpeg=False, is_inverted=page.photometric == MIN_IS_WHITE,
+        tuple(min(band, height - top) * row_bytes for top in tops), samples, decode,
+        is_tiled=False, is_inverted=page.photometric == MIN_IS_WHITE,
     )  # fmt: skip
-
-
-def _evidence(base: Any, vendor: str, description: str) -> Evidence:
-    tags = _tag_mpp(base)
-    if vendor == "aperio":
-        said = _aperio_fields(description)
-        mpp = number_or_none(said.get("MPP"))
-        return Evidence((mpp, mpp) if mpp is not None else None, "aperio.MPP", tags, number_or_none(said.get("AppMag")))
-    if vendor == "ome-tiff":
-        return Evidence(
-            _ome_mpp(description),
-            "OME PhysicalSize",
-            tags,
-            number_or_none(_ome_attribute(description, "NominalMagnification")),
-        )
-    return Evidence(tags=tags)
-
-
-def _tag_mpp(base: Any) -> tuple[float, float] | None:
-    values = [base.tags.valueof(tag, None) for tag in (282, 283)]
-    if any(not isinstance(value, tuple) or len(value) != 2 or not value[1] for value in values):
-        return None
-    return mpp_from_tags(values[0][0] / values[0][1], values[1][0] / values[1][1], int(base.tags.valueof(296, 2)))
-
-
-def _properties(base: Any, vendor: str, description: str) -> dict[str, str]:
-    said = {"tiff.compression": COMPRESSIONS[base.compression], "tiff.photometric": base.photometric.name}
-    if vendor == "aperio":
-        fields = _aperio_fields(description)
-        said |= {f"aperio.{key}": fields[key] for key in APERIO_KEYS if key in fields}
-    return said
-
-
-def _aperio_fields(description: str) -> dict[str, str]:
-    """'… |AppMag = 20|MPP = 0.4990' -> a dict; the text before the first bar is free and left out."""
-    pairs = (part.partition("=") for part in description.split("|")[1:])
-    return {key.strip(): value.strip() for key, sign, value in pairs if sign}
-
-
-UM_PER_OME_UNIT = {"": 1.0, "µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-"""OME schema: PhysicalSizeXUnit is µm unless said otherwise; others (pixel, reference frame) are no lengths."""
-
-
-def _ome_mpp(description: str) -> tuple[float, float] | None:
-    sides: list[float] = []
-    for axis in "XY":
-        size = number_or_none(_ome_attribute(description, f"PhysicalSize{axis}"))
-        unit = (
-            (_ome_attribute(description, f"PhysicalSize{axis}Unit") or "")
-            .replace("\u03bc", "\u00b5")
-            .replace("&#181;", "\u00b5")
-        )
-        if size is None or unit not in UM_PER_OME_UNIT:
-            return None
-        sides.append(size * UM_PER_OME_UNIT[unit])
-    return sides[0], sides[1]
-
-
-def _ome_attribute(xml: str, name: str) -> str | None:
-    """The first attribute of that name. A search and no XML parser: text from outside is not worth an entity
-    expansion."""
-    match = re.search(rf'\s{name}="([^"]*)"', xml)
-    return match.group(1) if match else None

@@ -9,13 +9,17 @@ pixels, bit for bit.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from cytopipe.core.errors import UserError
+from cytopipe.slides.focus import sharpness
 from cytopipe.slides.open import require_resolution
 from cytopipe.slides.slide import BACKGROUND_VALUE, U8, Slide
 
@@ -48,12 +52,16 @@ class MppView:
     level            the level that is read
     warning          a sentence if the slide is upsampled by more than a quarter
 
+    On a slide opened with z="best" each window shows its sharpest plane, so the law above holds for each plane, and
+    two windows may show their common area by different planes.
+
     Raises UserError: no resolution in the slide; a target that is no positive number; finest level coarser than the
     target by over 2x, unless `force`.
     """
 
     def __init__(self, slide: Slide, mpp: float | None, *, force: bool = False) -> None:
         self._slide = slide
+        self._planes = [slide.at_z(z) for z in range(slide.z_count)] if slide.z == "best" else []
         self.warning: str | None = None
         if mpp is None:
             self.level, ratios = 0, (Fraction(1), Fraction(1))
@@ -72,24 +80,62 @@ class MppView:
     def read(self, x: int, y: int, w: int, h: int) -> U8:
         """Pixels (h, w, 3) RGB of a window in view px; what lies outside the slide is background. Raises ValueError
         for a size below 1; RunError as `Slide.read`."""
+        return self.read_with_z(x, y, w, h)[0]
+
+    def read_with_z(self, x: int, y: int, w: int, h: int) -> tuple[U8, int | None]:
+        """As `read`, with the plane that is shown; None where the slide is no stack.
+
+        For z="best" it is the plane whose window is sharpest (`sharpness`), the lowest of equals.
+        """
+        if not self._planes:
+            z = self._slide.z
+            return self._read(self._slide, x, y, w, h), z if isinstance(z, int) and self._slide.z_count > 1 else None
+        best, best_sharpness, best_z = None, -1.0, 0
+        for z, plane in enumerate(self._planes):
+            rgb = self._read(plane, x, y, w, h)
+            found = sharpness(rgb)
+            if best is None or found > best_sharpness:
+                best, best_sharpness, best_z = rgb, found, z
+        if best is None:
+            raise ValueError("read_with_z: a stack without planes")
+        return best, best_z
+
+    def _read(self, slide: Slide, x: int, y: int, w: int, h: int) -> U8:
         if w <= 0 or h <= 0:
             raise ValueError(f"read: window of {w} x {h} px")
         x0, x1, y0, y1 = max(x, 0), min(x + w, self.width), max(y, 0), min(y + h, self.height)
         if (x0, y0, x1, y1) == (x, y, x + w, y + h):
-            return self._read_inside(x0, y0, x1, y1)
+            return self._read_inside(slide, x0, y0, x1, y1)
         out = np.full((h, w, 3), BACKGROUND_VALUE[self._slide.background], dtype=np.uint8)
         if x0 < x1 and y0 < y1:
-            out[y0 - y : y1 - y, x0 - x : x1 - x] = self._read_inside(x0, y0, x1, y1)
+            out[y0 - y : y1 - y, x0 - x : x1 - x] = self._read_inside(slide, x0, y0, x1, y1)
         return out
 
-    def _read_inside(self, x0: int, y0: int, x1: int, y1: int) -> U8:
-        if self._x.ratio == 1 and self._y.ratio == 1:
-            return self._slide.read(self.level, x0, y0, x1 - x0, y1 - y0)
-        if self._x.ratio.denominator == 1 and self._y.ratio.denominator == 1:
-            return self._read_means(x0, y0, x1, y1)
-        return self._read_blocks(x0, y0, x1, y1)
+    def announce(self, origins_px: Sequence[tuple[int, int]], w: int, h: int) -> None:
+        """Say which windows of one size are going to be read, each once and in about this order, by their corners in
+        view px: see `Slide.announce`."""
+        x0, y0 = np.asarray(origins_px, dtype=np.int64).reshape(-1, 2).T
+        sides = [self._x.needs(x0, x0 + w), self._y.needs(y0, y0 + h)]
+        windows = np.stack([sides[0][0], sides[1][0], sides[0][1], sides[1][1]], axis=1)
+        has_area = (windows[:, 2] > windows[:, 0]) & (windows[:, 3] > windows[:, 1])
+        self._slide.announce(self.level, windows[has_area])
 
-    def _read_means(self, x0: int, y0: int, x1: int, y1: int) -> U8:
+    def copied_tile(self, x: int, y: int, w: int, h: int) -> bytes | None:
+        """The slide's own compressed tile that is this window, see `Slide.copied_tile`; None where the window is
+        resampled, or padded."""
+        is_inside = x >= 0 and y >= 0 and x + w <= self.width and y + h <= self.height
+        if self._x.ratio != 1 or self._y.ratio != 1 or not is_inside:
+            return None
+        return self._slide.copied_tile(self.level, x, y, w, h)
+
+    def _read_inside(self, slide: Slide, x0: int, y0: int, x1: int, y1: int) -> U8:
+        if self._x.ratio == 1 and self._y.ratio == 1:
+            return slide.read(self.level, x0, y0, x1 - x0, y1 - y0)
+        if self._x.ratio.denominator == 1 and self._y.ratio.denominator == 1:
+            return self._read_means(slide, x0, y0, x1, y1)
+        return self._read_blocks(slide, x0, y0, x1, y1)
+
+    def _read_means(self, slide: Slide, x0: int, y0: int, x1: int, y1: int) -> U8:
         """Whole ratios: each view px is the mean of its own level px, wherever the window begins. Goes by bands of
         bounded size."""
         rx, ry = self._x.ratio.numerator, self._y.ratio.numerator
@@ -97,29 +143,33 @@ class MppView:
         rows = max(1, MAX_BAND_PX // ((x1 - x0) * rx * ry))
         for top in range(y0, y1, rows):
             bottom = min(top + rows, y1)
-            source = self._level_px(x0 * rx, x1 * rx, top * ry, bottom * ry)
+            source = self._level_px(slide, x0 * rx, x1 * rx, top * ry, bottom * ry)
             out[top - y0 : bottom - y0] = cv2.resize(source, (x1 - x0, bottom - top), interpolation=cv2.INTER_AREA)
         return out
 
-    def _read_blocks(self, x0: int, y0: int, x1: int, y1: int) -> U8:
-        """Other ratios: by the fixed blocks that the window meets, a row of them at a time."""
+    def _read_blocks(self, slide: Slide, x0: int, y0: int, x1: int, y1: int) -> U8:
+        """Other ratios: by the fixed blocks that the window meets, as many rows of them at a time as memory allows."""
         axis_x, axis_y = self._x, self._y
         columns, rows = axis_x.blocks(x0, x1), axis_y.blocks(y0, y1)
         out = np.empty((len(rows) * axis_y.block_px, len(columns) * axis_x.block_px, 3), dtype=np.uint8)
-        for row in range(len(rows)):
-            source = self._level_px(*axis_x.source(columns), *axis_y.source(rows[row : row + 1]))
-            for column in range(len(columns)):
-                part = source[:, column * axis_x.step_px :][:, : axis_x.source_px]
-                target = out[row * axis_y.block_px :, column * axis_x.block_px :]
-                target[: axis_y.block_px, : axis_x.block_px] = self._resample(part)
+        span = axis_x.source(columns)
+        at_once = max(1, MAX_BAND_PX // ((span[1] - span[0]) * axis_y.source_px))
+        for first in range(0, len(rows), at_once):
+            band = rows[first : first + at_once]
+            source = self._level_px(slide, *span, *axis_y.source(band))
+            for row, column in product(range(len(band)), range(len(columns))):
+                part = source[row * axis_y.step_px :, column * axis_x.step_px :]
+                target = out[(first + row) * axis_y.block_px :, column * axis_x.block_px :]
+                block = self._resample(part[: axis_y.source_px, : axis_x.source_px])
+                target[: axis_y.block_px, : axis_x.block_px] = block
         left, top = columns.start * axis_x.block_px, rows.start * axis_y.block_px
         return np.ascontiguousarray(out[y0 - top : y1 - top, x0 - left : x1 - left])
 
-    def _level_px(self, x0: int, x1: int, y0: int, y1: int) -> U8:
+    def _level_px(self, slide: Slide, x0: int, x1: int, y0: int, y1: int) -> U8:
         """Level px [x0, x1) x [y0, y1); past the level's border its last row and column repeated."""
-        size = self._slide.levels[self.level]
+        size = slide.levels[self.level]
         ix0, ix1, iy0, iy1 = max(x0, 0), min(x1, size.width), max(y0, 0), min(y1, size.height)
-        inside = self._slide.read(self.level, ix0, iy0, ix1 - ix0, iy1 - iy0)
+        inside = slide.read(self.level, ix0, iy0, ix1 - ix0, iy1 - iy0)
         if (ix0, ix1, iy0, iy1) == (x0, x1, y0, y1):
             return inside
         padded = cv2.copyMakeBorder(inside, iy0 - y0, y1 - iy1, ix0 - x0, x1 - ix1, cv2.BORDER_REPLICATE)
@@ -140,13 +190,15 @@ class _Axis:
     """The fixed blocks along one axis; all lengths are whole numbers of px, since `ratio` (level px per view px) is a
     fraction.
 
-    view_px    the level's length in view px
+    level_px   the level's length
+    view_px    the same in view px
     block_px   view px of a block: a multiple of the ratio's period, so that every block begins on a whole level px
     step_px    level px from one block to the next
     halo_px    view px computed around a block and cut off again; halo_level_px the same in level px
     """
 
     ratio: Fraction
+    level_px: int
     view_px: int
     block_px: int
     step_px: int
@@ -160,12 +212,22 @@ class _Axis:
         block_px = period * math.ceil((BLOCK_PX if ratio >= 1 else UPSAMPLED_BLOCK_PX) / period)
         halo_px = period if ratio < 1 else 0  # linear interpolation looks at neighbours, a mean over an area does not
         step_px, halo_level_px = int(block_px * ratio), int(halo_px * ratio)
-        return cls(ratio, math.ceil(level_px / ratio), block_px, step_px, halo_px, halo_level_px)
+        return cls(ratio, level_px, math.ceil(level_px / ratio), block_px, step_px, halo_px, halo_level_px)
 
     @property
     def source_px(self) -> int:
         """Level px that a block needs with its halo."""
         return self.step_px + 2 * self.halo_level_px
+
+    def needs(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Level px [first, last) that view px [start, stop) are made from, cut to the level."""
+        start, stop = start.clip(0, self.view_px), stop.clip(0, self.view_px)
+        if self.ratio.denominator == 1:
+            whole = self.ratio.numerator
+            return start * whole, np.minimum(stop * whole, self.level_px)
+        first, last = start // self.block_px, (stop - 1) // self.block_px + 1
+        low = (first * self.step_px - self.halo_level_px).clip(0, self.level_px)
+        return low, (last * self.step_px + self.halo_level_px).clip(0, self.level_px)
 
     def blocks(self, start: int, stop: int) -> range:
         """The blocks that meet view px [start, stop)."""

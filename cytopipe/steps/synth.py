@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cytopipe.core.errors import RunError, UserError
+from cytopipe.core.errors import RunError, UserError, refuse_unknown
 from cytopipe.core.files import FolderLock, disk_error, write_text
 from cytopipe.core.journal import Journal, open_journal
 from cytopipe.core.progress import OnProgress, Say, silent, unsaid
@@ -27,7 +27,7 @@ from cytopipe.core.resources import cores
 from cytopipe.core.seeds import seed_from
 from cytopipe.formats.qupath import QuPathWriter
 from cytopipe.slides.writer import PyramidWriter
-from cytopipe.synth import Renderer, Scene, annotations_of
+from cytopipe.synth import SETTING_NAMES, Renderer, Scene, annotations_of
 
 LIST_NAME = "slides.csv"
 BYTES_PER_PX = 0.25  # of a finished slide, an upper estimate: crowded slides took 0.15 (JPEG quality 80)
@@ -62,6 +62,7 @@ def synth(
     mpp: float = 0.25,
     cells_per_mm2: float = 300.0,
     lesion_fraction: float = 0.06,
+    setting: str = "light",
     seed: int = 0,
     workers: int | None = None,
     overwrite: bool = False,
@@ -74,20 +75,23 @@ def synth(
     mpp              µm/px of level 0
     cells_per_mm2    mean density of cells; slides vary around it
     lesion_fraction  share of abnormal cells among them, 0 to 1
+    setting          light, dark, pale, thick, bloody, badly-lit, marks; see `synth.setting`
     workers          drawing threads; None: one a core. They do not change the bytes
 
     The same call resumes an interrupted one and ends with the same bytes; more slides may be asked for later.
     Raises UserError for values out of range and for a folder that holds something else, RunError for a full disk.
     """
-    _check(slides, size, mpp, cells_per_mm2, lesion_fraction)
+    _check(slides, size, mpp, cells_per_mm2, lesion_fraction, setting)
     _check_space(out, slides, size)
-    parameters = {
+    parameters: dict[str, Any] = {
         "size": list(size),
         "mpp": mpp,
         "cells_per_mm2": cells_per_mm2,
         "lesion_fraction": lesion_fraction,
         "seed": seed,
     }
+    if setting != "light":  # a folder from before there were settings is still one of `light`
+        parameters["setting"] = setting
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -106,6 +110,7 @@ def synth(
                     seed=seed_from(seed, "synth", number),
                     cells_per_mm2=cells_per_mm2,
                     lesion_fraction=lesion_fraction,
+                    setting=setting,
                 )
                 _write_slide(
                     out,
@@ -122,7 +127,10 @@ def synth(
     return SynthResult(done, out / LIST_NAME)
 
 
-def _check(slides: int, size: Sequence[int], mpp: float, cells_per_mm2: float, lesion_fraction: float) -> None:
+def _check(
+    slides: int, size: Sequence[int], mpp: float, cells_per_mm2: float, lesion_fraction: float, setting: str
+) -> None:
+    refuse_unknown([setting], SETTING_NAMES, "setting")
     if slides < 1:
         raise UserError(f"{slides} slides", where="slides", fix="1 or more")
     if min(size) < 64 or max(size) > 1_000_000:

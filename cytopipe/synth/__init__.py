@@ -7,6 +7,7 @@ slide, and nothing measured on it says how a method does on patients.
 
 from cytopipe.synth.render import Renderer
 from cytopipe.synth.scene import Scene
+from cytopipe.synth.setting import SETTING_NAMES
 from cytopipe.synth.truth import annotations_of
 
-__all__ = ["Renderer", "Scene", "annotations_of"]
+__all__ = ["SETTING_NAMES", "Renderer", "Scene", "annotations_of"]

@@ -18,6 +18,7 @@ from cytopipe.synth.texture import Textures
 
 BLUR_UM = (0.6, 1.5)  # point spread at half and at full defocus, standard deviations
 LAMP_UM = 6000.0  # period of the lamp's unevenness
+FIELD_UM = 600.0  # side of the fields a scanner puts together: where a vignette repeats
 STRIP_PX = 128  # rows developed at a time: they stay in a core's cache, which halves the time of a whole window
 TRUNCATION = 3.0  # a Gaussian is cut at this many standard deviations
 
@@ -69,21 +70,28 @@ class Camera:
         inner = slice(margin, density.shape[1] - margin), slice(margin, density.shape[2] - margin)
         channels = []
         for plane, noise, white in zip(density, noises, self._stain.glass, strict=True):
-            light = np.asarray(cv2.exp(cv2.subtract(lamp, plane)), dtype=np.float32)  # Beer and Lambert
+            light = self._light(lamp, plane)
             picture = self._blurred(light, self._stain.softness_um)
             if shares is not None:
                 picture = self._out_of_focus(picture, light, *shares)
             shown = cv2.add(picture[inner], noise)
             # Glass sets the white level. The absolute value is taken, but even ink stays far above the noise.
-            channels.append(cv2.convertScaleAbs(shown, alpha=float(white)))
+            channels.append(cv2.convertScaleAbs(shown, alpha=float(white), beta=self._stain.empty_grey or 0.0))
         return np.asarray(cv2.merge(channels), dtype=np.uint8)
+
+    def _light(self, lamp: F32, plane: F32) -> F32:
+        """What reaches the camera, in units of glass (of full brightness on a dark slide)."""
+        if self._stain.empty_grey is None:
+            return np.asarray(cv2.exp(cv2.subtract(lamp, plane)), dtype=np.float32)  # Beer and Lambert
+        return np.asarray(cv2.exp(lamp) * -np.expm1(-plane), dtype=np.float32)
 
     def _lamp(self, start: int, length: int) -> F32:
         """Logarithm of the lamp's brightness along one axis, (length,) float32."""
         depth, *phases = self._stain.light
         turns = (start + np.arange(length)) * (2 * np.pi * self._mpp / LAMP_UM)
         wave = np.sin(turns + phases[0]) + 0.5 * np.sin(1.7 * turns + phases[1]) + 0.4 * np.sin(3.1 * turns + phases[2])
-        return np.asarray(depth * wave, dtype=np.float32)
+        fields = np.mod((start + np.arange(length)) * (self._mpp / FIELD_UM), 1) * 2 - 1
+        return np.asarray(depth * wave - self._stain.vignette * fields**2, dtype=np.float32)
 
     def _blurred(self, light: F32, sigma_um: float) -> F32:
         side = 2 * self._reach(sigma_um) + 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cytopipe.synth.shapes import F64, crease, nucleus_outline
-from cytopipe.synth.stain import DIRT, F32, INKS, Stain
+from cytopipe.synth.stain import DIRT, F32, GREY, INKS, Stain
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +140,83 @@ def draw_pen(rng: np.random.Generator, width: int, height: int, mpp: float) -> t
         length = min(float(extent.max()), rng.uniform(800, 4000) / mpp)
         line = crease(rng, at, heading, length, 0.05, points=16)
         strokes.append(Strand(line, rng.uniform(0.4, 1.0) * broadest / mpp, dye, rng.uniform(0.3, 0.8), 6.0 / mpp))
+    return tuple(strokes)
+
+
+def draw_red_cells(
+    rng: np.random.Generator, corner: F64, side: float, mpp: float, stain: Stain, mean: float
+) -> list[Matter]:
+    """Red cells, singly and in heaps: discs of about 7 µm with a paler middle."""
+    matter: list[Matter] = []
+    left = int(rng.poisson(mean))
+    while left > 0:
+        heap = min(left, int(rng.geometric(0.12)))
+        left -= heap
+        centre = corner + rng.random(2) * side
+        for _ in range(heap):
+            at = centre + rng.normal(0, 2.2 * np.sqrt(heap) / mpp, 2) * (heap > 1)
+            star = nucleus_outline(rng, rng.uniform(6.0, 7.6) / mpp, rng.uniform(1.0, 1.3), 0.03, points=14)
+            density = float(rng.uniform(0.5, 1.1))
+            matter.append(Blob((at + star.vertices,), stain.eosin, density, 0, 0))
+            matter.append(Blob((at + 0.45 * star.vertices,), stain.eosin, -0.5 * density, 0, 0))
+    return matter
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What was scanned: x0 y0 x1 y1, slide px. Around it the file holds a flat `grey`."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    grey: int
+
+
+def draw_frame(rng: np.random.Generator, width: int, height: int) -> Frame:
+    """White, grey or black where nothing was scanned: along two borders, 2% to 6% of the side."""
+    x0, y0 = (round(float(rng.uniform(0.02, 0.06)) * side) for side in (width, height))
+    grey = int(rng.choice([0, 128, 200, 255]))
+    return Frame(x0, 0, width, height - y0, grey) if rng.random() < 0.5 else Frame(0, y0, width - x0, height, grey)
+
+
+def draw_lines(rng: np.random.Generator, frame: Frame, mpp: float) -> tuple[Strand, ...]:
+    """The dark bar of the slide's own edge, and the cover glass' edges: a dark and a bright line side by side."""
+    neutral = np.array(GREY, dtype=np.float32)
+    corner = np.array([frame.x0, frame.y0], dtype=np.float64)
+    extent = np.array([frame.x1 - frame.x0, frame.y1 - frame.y0], dtype=np.float64)
+    lines = []
+
+    def across(axis: int, place: float, slope: float) -> F64:
+        """A straight line over the whole slide, at `place` (ratio) of the other axis."""
+        ends = np.empty((2, 2))
+        ends[:, axis] = corner[axis] + extent[axis] * np.array([-0.02, 1.02])
+        ends[:, 1 - axis] = corner[1 - axis] + extent[1 - axis] * place + slope * extent[axis] * np.array([-0.5, 0.5])
+        return ends
+
+    axis = int(rng.integers(2))
+    bar = rng.uniform(0.02, 0.05) * float(extent[1 - axis])
+    lines.append(Strand(across(axis, float(rng.integers(2)), 0.0), bar, neutral, rng.uniform(0.8, 2.0), 3.0 / mpp))
+    for axis in range(2):
+        place, slope, aside = rng.uniform(0.1, 0.9), rng.normal(0, 0.02), np.zeros(2)
+        aside[1 - axis] = 11.0 / mpp
+        line = across(axis, place, slope)
+        lines.append(Strand(line, 12.0 / mpp, neutral, rng.uniform(0.15, 0.8), 2.0 / mpp))
+        lines.append(Strand(line + aside, 9.0 / mpp, neutral, -rng.uniform(0.02, 0.05), 2.0 / mpp))
+    return tuple(lines)
+
+
+def draw_strokes(rng: np.random.Generator, frame: Frame, mpp: float) -> tuple[Strand, ...]:
+    """A felt pen's strokes anywhere, two to four, 120 to 400 µm broad."""
+    strokes = []
+    corner = np.array([frame.x0, frame.y0], dtype=np.float64)
+    extent = np.array([frame.x1 - frame.x0, frame.y1 - frame.y0], dtype=np.float64)
+    for _ in range(int(rng.integers(2, 5))):
+        dye = np.array(INKS[int(rng.integers(len(INKS)))], dtype=np.float32)
+        start, heading = corner + rng.random(2) * extent, rng.uniform(0, 2 * np.pi)
+        length = rng.uniform(0.3, 0.8) * float(extent.min())
+        line = crease(rng, start, heading, length, 0.08, points=16)
+        strokes.append(Strand(line, rng.uniform(120, 400) / mpp, dye, rng.uniform(0.4, 1.2), rng.uniform(3, 8) / mpp))
     return tuple(strokes)
 
 

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from cytopipe.core.seeds import rng_from
 from cytopipe.synth.camera import Camera, defocus_in
 from cytopipe.synth.cells import Cell
-from cytopipe.synth.matter import Matter
+from cytopipe.synth.matter import Frame, Matter
 from cytopipe.synth.paint import Canvas, box_of, paint
 from cytopipe.synth.scene import REACH_UM, Block, Scene
+from cytopipe.synth.serum import Serum
 from cytopipe.synth.texture import Textures
 
 # What one thread draws at a time: a compromise of memory (a band of a slide 100,000 px wide takes 293 MiB) and of cells
@@ -39,7 +40,8 @@ class Renderer:
         self._textures = Textures(rng_from(scene.seed, "textures"), scene.mpp)
         self._camera = Camera(scene.stain, self._textures, scene.seed, scene.mpp)
         self._laid: dict[tuple[int, int], _Laid] = {}
-        self._pen = _laid(Block((), scene.pen), scene.mpp)
+        self._marks = _laid(Block((), (*scene.pen, *scene.lines)), scene.mpp)
+        self._serum = Serum(scene.stain.film, scene.seed, scene.mpp)
         self._reach = REACH_UM / scene.mpp + self._camera.widest_px  # px around a window whose blocks it needs
 
     def bands(self, workers: int) -> Iterator[tuple[NDArray[np.uint8], list[Block]]]:
@@ -92,12 +94,22 @@ class Renderer:
         for row in range(*self._rows(y, height)):
             for column in range(first, last):
                 self._paint(canvas, self._laid[row, column])
-        self._paint(canvas, self._pen)
-        return self._camera.expose(canvas.planes, x, y, defocus)
+        self._paint(canvas, self._marks)
+        self._serum.pour(canvas, self._textures)
+        picture = self._camera.expose(canvas.planes, x, y, defocus)
+        return _framed(picture, scene.frame, x, y)
 
     def _paint(self, canvas: Canvas, laid: _Laid) -> None:
         for index in np.flatnonzero(canvas.meets(laid.boxes)):
             paint(canvas, laid.things[index], self._textures, self.scene.stain, self.scene.mpp)
+
+
+def _framed(picture: NDArray[np.uint8], frame: Frame, x: int, y: int) -> NDArray[np.uint8]:
+    """The window at x, y with what was never scanned put in, in place."""
+    left, top = max(0, frame.x0 - x), max(0, frame.y0 - y)
+    picture[:top], picture[max(0, frame.y1 - y) :] = frame.grey, frame.grey
+    picture[:, :left], picture[:, max(0, frame.x1 - x) :] = frame.grey, frame.grey
+    return picture
 
 
 @contextlib.contextmanager

@@ -13,7 +13,19 @@ import numpy as np
 
 from cytopipe.core.seeds import rng_from
 from cytopipe.synth.cells import KINDS, LESIONS, Cell, draw_cell
-from cytopipe.synth.matter import Matter, draw_debris, draw_leucocytes, draw_mucus, draw_pen
+from cytopipe.synth.matter import (
+    Frame,
+    Matter,
+    draw_debris,
+    draw_frame,
+    draw_leucocytes,
+    draw_lines,
+    draw_mucus,
+    draw_pen,
+    draw_red_cells,
+    draw_strokes,
+)
+from cytopipe.synth.setting import SETTINGS, stained
 from cytopipe.synth.shapes import F64
 from cytopipe.synth.stain import Stain, draw_stain
 
@@ -36,6 +48,7 @@ NORMAL_SHARES = {
     "degenerated": 0.04,
 }
 # How many cells lie together: geometric mean size of groups, and the probability that a cell starts a group.
+PILES = (0.6, 16)  # normal cells where they are piled up
 GROUPING = {"normal": (0.16, 5), "asc-us": (0.15, 3), "lsil": (0.35, 3), "hsil": (0.7, 6), "agc": (0.95, 9)}
 LESION_KINDS = {"ASC-US": "asc-us", "LSIL": "lsil", "HSIL": "hsil", "AGC": "agc"}
 
@@ -56,23 +69,42 @@ class Scene:
     seed             of this slide
     cells_per_mm2    mean number of cells (annotated ones) per mm² of slide
     lesion_fraction  share of abnormal cells among them, 0 to 1
+    setting          one of `setting.SETTING_NAMES`
     """
 
     def __init__(
-        self, width: int, height: int, *, mpp: float, seed: int, cells_per_mm2: float, lesion_fraction: float
+        self,
+        width: int,
+        height: int,
+        *,
+        mpp: float,
+        seed: int,
+        cells_per_mm2: float,
+        lesion_fraction: float,
+        setting: str = "light",
     ) -> None:
+        self.setting = SETTINGS[setting]
         self.width, self.height, self.mpp, self.seed = width, height, mpp, seed
         self.block_px = BLOCK_UM / mpp
         self.rows, self.columns = int(np.ceil(height / self.block_px)), int(np.ceil(width / self.block_px))
         rng = rng_from(seed, "slide")
-        self.stain: Stain = draw_stain(rng)
-        self._cells_per_block = cells_per_mm2 * (BLOCK_UM / 1000) ** 2
-        self._groups = _group_rates(rng, lesion_fraction)
+        self.stain: Stain = stained(draw_stain(rng), setting, seed)
+        self._cells_per_block = self.setting.crowding * cells_per_mm2 * (BLOCK_UM / 1000) ** 2
+        self._grouping = GROUPING | ({"normal": PILES} if self.setting.piled else {})
+        self._groups = _group_rates(rng, lesion_fraction, self._grouping)
         self._swing = np.concatenate([rng.uniform(0.6, 1.6, 2), rng.uniform(0, 2 * np.pi, 2)])  # waves a mm, phases
         self._leucocytes_per_block = float(np.exp(rng.normal(np.log(4), 0.8)))
         self._dirt = float(rng.uniform(0.3, 1.2))
         self._blurred = float(rng.uniform(0.05, 0.5))
         self.pen: tuple[Matter, ...] = draw_pen(rng, width, height, mpp)
+        self.lines: tuple[Matter, ...] = ()
+        self.frame = Frame(0, 0, width, height, 255)
+        if self.setting.emits:
+            self.pen = ()  # ink does not shine
+        if self.setting.marked:
+            marks = rng_from(seed, "marks")
+            self.frame = draw_frame(marks, width, height)
+            self.pen, self.lines = draw_strokes(marks, self.frame, mpp), draw_lines(marks, self.frame, mpp)
 
     def block(self, row: int, column: int) -> Block:
         """The block at a place of the grid. The same call gives the same block; outside the grid there is nothing."""
@@ -108,7 +140,7 @@ class Scene:
         for index in rng.permutation(np.repeat(np.arange(len(kinds)), numbers)):
             kind = kinds[int(index)]
             centre = self._free_place(rng, corner, places)
-            for at, axis in _arranged(rng, kind, centre, _group_size(rng, kind), self.mpp):
+            for at, axis in _arranged(rng, kind, centre, _group_size(rng, *_grouping(kind, self._grouping)), self.mpp):
                 places.append(at)
                 cell = draw_cell(rng, f"{prefix}-{len(places)}", kind, at, self.mpp, self.stain, axis=axis)
                 if self._holds(cell):
@@ -126,37 +158,45 @@ class Scene:
     def _holds(self, cell: Cell) -> bool:
         """Whether all nuclei lie on the slide. Others are not placed: whoever lies at the border has its nucleus."""
         points = np.concatenate([nucleus.outline for nucleus in cell.nuclei])
-        return bool((points >= 0).all() and (points <= (self.width, self.height)).all())
+        if not ((points >= 0).all() and (points <= (self.width, self.height)).all()):
+            return False
+        if (self.frame.x1 - self.frame.x0, self.frame.y1 - self.frame.y0) == (self.width, self.height):
+            return True
+        low, high = (self.frame.x0, self.frame.y0), (self.frame.x1, self.frame.y1)
+        return bool((cell.outline >= low).all() and (cell.outline <= high).all())  # what is not shown is no truth
 
     def _matter(self, rng: np.random.Generator, corner: F64) -> tuple[Matter, ...]:
         matter: list[Matter] = []
         matter += draw_mucus(rng, corner, self.block_px, self.mpp, self.stain, self._dirt)
         matter += draw_leucocytes(rng, corner, self.block_px, self.mpp, self.stain, self._leucocytes_per_block)
         matter += draw_debris(rng, corner, self.block_px, self.mpp, self.stain, self._dirt)
+        if self.setting.red_cells_per_mm2:
+            mean = self.setting.red_cells_per_mm2 * (BLOCK_UM / 1000) ** 2
+            matter += draw_red_cells(rng, corner, self.block_px, self.mpp, self.stain, mean)
         return tuple(matter)
 
 
-def _group_rates(rng: np.random.Generator, lesion_fraction: float) -> tuple[list[str], F64]:
+def _group_rates(
+    rng: np.random.Generator, lesion_fraction: float, grouping: dict[str, tuple[float, int]]
+) -> tuple[list[str], F64]:
     """Kinds, and for each the number of its groups per cell of the slide: its share of cells by the mean group size."""
     leaning = {kind: share * rng.uniform(0.5, 1.5) for kind, share in NORMAL_SHARES.items()}
     shares = {kind: (1 - lesion_fraction) * weight / sum(leaning.values()) for kind, weight in leaning.items()}
     parts = rng.dirichlet([4.0] * len(LESIONS))
     shares |= {LESION_KINDS[name]: lesion_fraction * float(part) for name, part in zip(LESIONS, parts, strict=True)}
-    return list(shares), np.array([share / _mean_size(kind) for kind, share in shares.items()])
+    return list(shares), np.array([share / _mean_size(*_grouping(kind, grouping)) for kind, share in shares.items()])
 
 
-def _grouping(kind: str) -> tuple[float, int]:
-    return GROUPING["normal" if KINDS[kind].class_name == "normal" else kind]
+def _grouping(kind: str, grouping: dict[str, tuple[float, int]]) -> tuple[float, int]:
+    return grouping["normal" if KINDS[kind].class_name == "normal" else kind]
 
 
-def _mean_size(kind: str) -> float:
-    probability, size = _grouping(kind)
+def _mean_size(probability: float, size: int) -> float:
     return 1 - probability + probability * size
 
 
-def _group_size(rng: np.random.Generator, kind: str) -> int:
+def _group_size(rng: np.random.Generator, probability: float, size: int) -> int:
     """1, or 2 and more with the mean of GROUPING."""
-    probability, size = _grouping(kind)
     return 1 if rng.random() >= probability else 2 + min(int(rng.geometric(1 / (size - 1))) - 1, 4 * size)
 
 

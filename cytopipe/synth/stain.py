@@ -21,8 +21,10 @@ EOSIN = (0.06, 0.45, 0.26)
 ORANGE = (0.05, 0.30, 0.52)
 LIGHT_GREEN = (0.50, 0.22, 0.17)
 VIOLET = (0.33, 0.36, 0.16)  # cells that took both dyes
+SERUM = (0.20, 0.34, 0.26)
 MUCUS = (0.20, 0.17, 0.09)
 DIRT = (0.9, 1.0, 1.1)
+GREY = (1.0, 1.0, 1.0)  # glass edges
 INKS = ((2.0, 1.3, 0.25), (1.6, 1.6, 1.5), (1.7, 0.5, 1.1))  # blue, black, green felt pens
 
 
@@ -33,6 +35,9 @@ class Stain:
     glass         white level of empty glass, 0 to 255 per channel
     light         (4,) float64: depth of the uneven illumination (optical density), and the phases of its three waves
     noise_std     camera noise, grey levels
+    vignette      optical density at the middle of a field's border, beyond that of the field's middle
+    film          optical density of dried serum where it is thickest, in units of its dye
+    empty_grey    the slide shines on a dark ground of this level (fluorescence); None: it absorbs, on light glass
     softness_um   standard deviation of the optics' point spread, µm
     """
 
@@ -46,6 +51,9 @@ class Stain:
     light: NDArray[np.float64]
     noise_std: float
     softness_um: float
+    vignette: float = 0.0
+    film: float = 0.0
+    empty_grey: float | None = None
 
 
 def draw_stain(rng: np.random.Generator) -> Stain:

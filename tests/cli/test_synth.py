@@ -124,3 +124,19 @@ def test_values_out_of_range_are_refused_in_one_line_and_nothing_is_written(tmp_
     assert named in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_setting_is_a_parameter_of_its_own_and_the_default_leaves_slides_as_they_were(tmp_path):
+    synth(tmp_path / "plain", "--seed", 7)
+    synth(tmp_path / "light", "--seed", 7, "--setting", "light")
+    dark = synth(tmp_path / "dark", "--seed", 7, "--setting", "dark", "--json")
+    wrong = synth(tmp_path / "wrong", "--setting", "drak")
+
+    assert contents(tmp_path / "plain") == contents(tmp_path / "light")
+    assert dark.exit_code == 0, dark.stderr
+    with openslide.OpenSlide(tmp_path / "dark" / "synth-0000.tif") as slide:
+        assert slide.get_thumbnail((60, 60)).convert("L").resize((1, 1)).getpixel((0, 0)) < 60
+    truth = [(tmp_path / name / "synth-0000.geojson").read_bytes() for name in ("plain", "dark")]
+    assert truth[0] == truth[1]  # the same cells, seen in another light
+    assert wrong.exit_code == 2
+    assert "did you mean 'dark'" in wrong.stderr

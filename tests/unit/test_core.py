@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,8 +17,8 @@ from hypothesis import strategies as st
 
 from cytopipe.core.boxes import box_areas, box_iou, clip_boxes, slide_from_window, window_from_slide
 from cytopipe.core.classes import class_named
-from cytopipe.core.errors import CytopipeError, RunError, UserError, nearest_fix, refuse_unknown
-from cytopipe.core.files import FolderLock, atomic_path, sha256_of, sweep_partials, write_json, write_text
+from cytopipe.core.errors import CytopipeError, DiskError, RunError, UserError, nearest_fix, refuse_unknown
+from cytopipe.core.files import FolderLock, atomic_path, disk_error, sha256_of, sweep_partials, write_json, write_text
 from cytopipe.core.journal import JOURNAL_NAME, open_journal
 from cytopipe.core.objects import Objects, concatenate, no_objects
 from cytopipe.core.resources import shipped
@@ -195,6 +197,38 @@ def test_finished_units_are_known_to_the_next_run_of_the_same_command(tmp_path):
     assert resumed.is_done("S-1")
     assert resumed.facts("S-1") == {"tiles": 7}
     assert not resumed.is_done("S-2")
+
+
+def test_a_line_cut_short_by_a_full_disk_does_not_spoil_the_next_one(tmp_path):
+    journal = open_journal(tmp_path, "tile", {})
+    journal.finish("S-1")
+    size, limits = (tmp_path / JOURNAL_NAME).stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))  # ten bytes of the next line still fit
+    try:
+        with pytest.raises(DiskError, match="could not be written"):
+            journal.finish("S-2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    journal.finish("S-3")
+
+    again = open_journal(tmp_path, "tile", {})
+    assert [again.is_done(unit) for unit in ("S-1", "S-2", "S-3")] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "no space left on the disk; free some space and run the same command again; it resumes"),
+        (errno.EDQUOT, "the disk quota is used up; free some space and run the same command again; it resumes"),
+        (errno.EROFS, "may not be written; choose another --out"),
+    ],
+)
+def test_a_disk_that_takes_no_more_says_what_to_do(number, said, tmp_path):
+    error = disk_error(OSError(number, os.strerror(number)), tmp_path / "store")
+
+    assert isinstance(error, RunError)
+    assert str(error) == f"{tmp_path / 'store'}: {said}"
 
 
 def test_other_parameters_are_refused_with_the_difference_shown(tmp_path):

@@ -32,7 +32,9 @@ def paint_cell(pixels: np.ndarray, x: int, y: int, radius_px: int, density: tupl
 
 
 def covers(foreground: Foreground, x: int, y: int, radius_px: int) -> bool:
-    return foreground.fraction(x - radius_px, y - radius_px, x + radius_px, y + radius_px) > 0.99
+    """Whether the largest square inside a round cell is foreground."""
+    half = 0.7 * radius_px
+    return foreground.fraction(x - half, y - half, x + half, y + half) > 0.99
 
 
 @pytest.mark.parametrize(
@@ -140,11 +142,11 @@ def test_a_coarse_level_is_read_instead_of_level_0():
     assert slide.px_read == 200 * 150  # 4 µm/px, the coarsest with 2 x 2 px to a mask px
 
 
-def test_cells_of_the_mask_are_about_8_um_and_16_px_where_nothing_is_known():
-    assert find_foreground(ArraySlide(glass(640, 320), mpp=0.25)).mask.shape == (10, 20)
-    assert find_foreground(ArraySlide(glass(640, 320), mpp=1.0)).mask.shape == (40, 80)
+def test_px_of_the_mask_are_about_4_um_and_8_px_where_nothing_is_known():
+    assert find_foreground(ArraySlide(glass(640, 320), mpp=0.25)).mask.shape == (20, 40)
+    assert find_foreground(ArraySlide(glass(640, 320), mpp=1.0)).mask.shape == (80, 160)
     assert find_foreground(ArraySlide(glass(640, 320), mpp=30.0)).mask.shape == (320, 640)
-    assert find_foreground(ArraySlide(glass(640, 320))).mask.shape == (20, 40)
+    assert find_foreground(ArraySlide(glass(640, 320))).mask.shape == (40, 80)
 
 
 def test_a_slide_larger_than_a_block_is_measured_as_a_whole():
@@ -189,3 +191,24 @@ def test_a_fraction_is_by_area_and_counts_what_lies_outside_as_none():
     assert foreground.fraction(100, 100, 110, 110) == 0
     with pytest.raises(ValueError, match="rectangle"):
         foreground.fraction(10, 10, 10, 20)
+
+
+def test_the_fractions_of_many_rectangles_are_those_of_each():
+    random = np.random.default_rng(11)
+    foreground = Foreground(random.random((40, 50)) < 0.3, (16.0, 12.5), "light")
+    low = random.uniform(-60, 700, (400, 2))
+    boxes = np.hstack([low, low + random.uniform(0.5, 500, (400, 2))])
+
+    np.testing.assert_allclose(
+        foreground.fractions(boxes), [foreground.fraction(*box) for box in boxes], rtol=0, atol=1e-9
+    )
+    with pytest.raises(ValueError, match="rectangle 5"):
+        foreground.fractions(np.array([[0.0, 0, 1, 1], [5, 5, 5, 9]]))
+
+
+def test_a_rectangle_without_foreground_has_a_fraction_of_exactly_0_among_many():
+    mask = np.random.default_rng(12).random((60, 60)) < 0.5
+    mask[20:40] = False
+    boxes = np.array([[x / 7, 20.3 + x / 50, x / 7 + 13.1, 20.9 + x / 50 + 3.3] for x in range(300)])
+
+    assert not Foreground(mask, (1.0, 1.0), "light").fractions(boxes).any()
