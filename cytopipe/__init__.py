@@ -23,9 +23,22 @@ _API = {
     "train": "cytopipe.steps.train",
     "infer": "cytopipe.steps.infer",
     "evaluate": "cytopipe.steps.evaluate",
+    "convert": "cytopipe.steps.convert",
+    "stitch": "cytopipe.steps.stitch",
 }
 
-__all__ = ["__version__", "evaluate", "infer", "mine_unlabeled", "open_slide", "synth", "tile", "train"]
+__all__ = [
+    "__version__",
+    "convert",
+    "evaluate",
+    "infer",
+    "mine_unlabeled",
+    "open_slide",
+    "stitch",
+    "synth",
+    "tile",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 def command(
     slide: Annotated[Path, typer.Argument(metavar="SLIDE", show_default=False, help="a slide file")],
     reader: options.Reader = "auto",
+    icc: options.Icc = options.IccChoice.off,
+    z: options.Z = None,
+    channels: options.Channels = None,
+    background: options.Background = options.BackgroundChoice.auto,
     mpp_override: options.MppOverride = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -24,9 +28,17 @@ def command(
 ) -> None:
     """Show a slide's size, levels, resolution with its evidence, background and how much of it is foreground."""
     with Session(json=json, quiet=quiet, debug=debug) as io:
+        from cytopipe.slides import showing_of
         from cytopipe.steps.info import info
 
-        found = info(slide, reader=reader, mpp_override=mpp_override, say=io.say)
+        found = info(
+            slide,
+            reader=reader,
+            mpp_override=mpp_override,
+            showing=showing_of(icc.value, z, channels),
+            background=background.value,
+            say=io.say,
+        )
         io.result(_lines(found), found)
 
 
@@ -45,8 +57,18 @@ def _lines(found: SlideInfo) -> list[str]:
         ("resolution", resolution),
         ("background", f"{found.background}, empty level {glass}"),
         ("foreground", f"{found.foreground_fraction:.0%}"),
-        ("ICC profile", "yes, not applied" if found.has_icc else "no"),
+        ("ICC profile", f"yes, {'applied' if found.icc == 'srgb' else 'not applied'}" if found.has_icc else "no"),
     ]
+    if found.objective is not None:
+        facts.insert(4, ("objective", f"{found.objective:g}x"))
+    if found.z_count > 1:
+        shown = f"the middle one, {found.z_count // 2}" if found.z == "best" else str(found.z)
+        facts.append(("planes", f"{found.z_count}, from 0; looked at {shown}; --z chooses"))
+    if found.channels:
+        names = ", ".join(
+            name if name == str(number) else f"{number} {name}" for number, name in enumerate(found.channels)
+        )
+        facts.append(("channels", f"{names}; --channels chooses"))
     if found.unreadable_fraction:
         facts.append(("unreadable", f"{found.unreadable_fraction:.2%} of the slide cannot be decoded"))
     if found.bounds_offset != (0, 0):

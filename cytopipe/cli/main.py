@@ -15,7 +15,22 @@ import typer
 from typer.core import TyperGroup
 
 from cytopipe._version import __version__
-from cytopipe.cli import console, demo, doctor, evaluate, infer, info, methods, mine, models, synth, tile, train
+from cytopipe.cli import (
+    console,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    infer,
+    info,
+    methods,
+    mine,
+    models,
+    stitch,
+    synth,
+    tile,
+    train,
+)
 
 # typer < 0.26 takes its errors from click, later ones carry a copy of their own and export this one only
 _UsageError = typer.BadParameter.__base__ or Exception
@@ -51,8 +66,10 @@ COMMANDS = (
     _Command("mine-unlabeled", PATH, mine.command, "cytopipe mine-unlabeled slides/ --out mined"),
     _Command("train", PATH, train.command, "cytopipe train --method supervised --labeled tiles --out run"),
     _Command("infer", PATH, infer.command, "cytopipe infer slides/ --out results"),
+    _Command("stitch", PATH, stitch.command, "cytopipe stitch predictions.json --windows tiles --out results"),
     _Command("evaluate", PATH, evaluate.command, "cytopipe evaluate results slides"),
     _Command("synth", DATA, synth.command, "cytopipe synth --out slides --slides 3"),
+    _Command("convert", DATA, convert.command, "cytopipe convert slides/synth-0000.geojson --out cells.json"),
     _Command("info", DATA, info.command, "cytopipe info slides/synth-0000.tif"),
     _Command("demo", LOOK, demo.command, "cytopipe demo --out demo"),
     _Command("methods", LOOK, methods.command, "cytopipe methods"),

@@ -49,6 +49,10 @@ def command(
     tile_px: Annotated[int | None, options.tile_px_option("the model's")] = None,
     mpp_override: options.MppOverride = None,
     reader: options.Reader = "auto",
+    icc: options.Icc = options.IccChoice.off,
+    z: options.Z = None,
+    channels: options.Channels = None,
+    background: options.Background = options.BackgroundChoice.auto,
     force: options.Force = False,
     device: options.Device = "auto",
     workers: options.Workers = None,
@@ -61,6 +65,7 @@ def command(
     """Let a model look at unannotated slides, and store the windows it finds most suspicious as an unlabelled store."""
     with Session(json=json, quiet=quiet, debug=debug) as io:
         from cytopipe.mine.config import mine_config
+        from cytopipe.slides import showing_of
         from cytopipe.steps.mine import mine_unlabeled
 
         config = mine_config(
@@ -84,6 +89,8 @@ def command(
             device=device,
             mpp_override=mpp_override,
             reader=reader,
+            showing=showing_of(icc.value, z, channels),
+            background=background.value,
             force=force,
             workers=workers,
             seed=seed,

@@ -6,12 +6,28 @@ Flags say where and which; recipes say how. A default of None means "the recipe'
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 WORK, RUN = "What and where", "How it runs and is shown"  # panels of --help
+
+
+class IccChoice(StrEnum):
+    """Whether an embedded colour profile is applied."""
+
+    off = "off"
+    srgb = "srgb"
+
+
+class BackgroundChoice(StrEnum):
+    """What stands behind the cells."""
+
+    auto = "auto"
+    light = "light"
+    dark = "dark"
 
 
 def option(flag: str, text: str, *, panel: str = WORK, shown: bool | str = True, **checks: Any) -> Any:
@@ -93,7 +109,25 @@ MppOverride = Annotated[
         parser=_positive,
     ),
 ]
-Reader = Annotated[str, option("--reader", "auto (by content), tiff, openslide or image", metavar="NAME")]
+Reader = Annotated[str, option("--reader", "auto (by content), tiff, openslide, zarr or image", metavar="NAME")]
+Icc = Annotated[IccChoice, option("--icc", "srgb: apply the slides' ICC colour profile; off: colours as stored")]
+Z = Annotated[
+    str | None,
+    option("--z", "plane of a stack, from 0; or best, the sharpest of each window", metavar="N|best", shown="no stack"),
+]
+Channels = Annotated[
+    str | None,
+    option(
+        "--channels",
+        "channels shown as red,green,blue, by name or number, '-' for none; or one, in grey; NAME@LOW:HIGH sets the "
+        "range shown as 0 to 255",
+        metavar="R,G,B",
+        shown="the file's RGB or grey",
+    ),
+]
+Background = Annotated[
+    BackgroundChoice, option("--background", "light (transmitted light) or dark (fluorescence); auto: by its pixels")
+]
 Force = Annotated[bool, option("--force", "go on where a slide is coarser than half the resolution asked for")]
 
 # The machine

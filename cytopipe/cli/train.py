@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 from cytopipe.cli import options
 from cytopipe.cli.console import Session, table
 from cytopipe.cli.options import option
+
+
+class LabelUnit(StrEnum):
+    """Units of a label fraction."""
+
+    tile = "tile"
+    patient = "patient"
 
 
 def command(
@@ -25,6 +33,10 @@ def command(
     label_fraction: Annotated[
         str | None,
         option("--label-fraction", "use this share of the labelled tiles, e.g. 1/8", metavar="N/M", shown="all"),
+    ] = None,
+    label_unit: Annotated[
+        LabelUnit | None,
+        option("--label-unit", "what the share counts: tiles, or patients with all their tiles", shown="tile"),
     ] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
@@ -49,6 +61,7 @@ def command(
             seed=seed,
             init=init,
             label_fraction=label_fraction,
+            label_unit=label_unit and label_unit.value,
             workers=workers,
             overwrite=overwrite,
             on_progress=io.progress,

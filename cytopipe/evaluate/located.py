@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from cytopipe.core.classes import ObjectClass, class_named
 from cytopipe.core.errors import UserError
-from cytopipe.formats.qupath import Frame, read_qupath
+from cytopipe.formats.qupath import Frame
+from cytopipe.formats.read import read_annotations
 from cytopipe.formats.results import GEOJSON_NAME, read_results, shapes_of
 
 SCORE_NAMES = ("Score", "score")  # what the score of a detection is called in QuPath files, ours first
@@ -72,7 +73,7 @@ def read_located(
     out.
 
     frame, bounds_offset   of a GeoJSON only: a results folder knows its own
-    Raises UserError as `read_results` and `read_qupath` do.
+    Raises UserError as `read_results` and `read_annotations` do.
     """
     if path.is_file():
         return _from_qupath(path, frame, bounds_offset)
@@ -108,7 +109,8 @@ def one_class_list(located: Sequence[Located]) -> tuple[ObjectClass, ...]:
 
 
 def _from_qupath(path: Path, frame: Frame, bounds_offset: tuple[int, int]) -> tuple[Located, list[str]]:
-    annotations, lines = read_qupath(path, frame=frame, bounds_offset=bounds_offset)
+    found = read_annotations(path, frame=frame, bounds_offset=bounds_offset)
+    annotations, lines = found.objects, found.lines
     names = sorted({a.class_name for a in annotations})
     shapes = np.array([a.geometry for a in annotations], dtype=object)
     scores = [_score_of(a.attributes) for a in annotations]

@@ -1,7 +1,8 @@
 """The true side of an evaluation: what somebody annotated on one slide, and which part of the slide that covers.
 
-Enters: a GeoJSON file, a folder of <slide_id>.geojson, or a tile store.  Leaves: `Truth`, level-0 px, frame slide.
-A GeoJSON covers the whole slide, or the annotations of one class (`roi`). A store covers its labelled tiles: the
+Enters: an annotation file of any format that `formats/read.py` reads, a folder of such named after slides, one file
+that names several slides, or a tile store.  Leaves: `Truth`, level-0 px, frame slide.
+A file covers the whole slide, or the annotations of one class (`roi`). A store covers its labelled tiles: the
 pieces of an object on several tiles are joined; one that the border of all tiles cuts is unknown beyond, and becomes a
 crowd.
 Differs  a piece that `tile --min-visible` dropped is missing from its object: the GeoJSON itself is the better truth.
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import shapely
@@ -23,10 +24,11 @@ from cytopipe.core.classes import ObjectClass, class_named
 from cytopipe.core.errors import UserError, nearest_fix
 from cytopipe.evaluate.area import INSIDE, ON_BORDER, closed_union, cut_by, placed
 from cytopipe.formats.annotations import Annotation
-from cytopipe.formats.qupath import Frame, read_qupath
+from cytopipe.formats.qupath import Frame
+from cytopipe.formats.read import images_in, read_annotations
 from cytopipe.tiles.store import STORE_JSON, TileStore
 
-SUFFIXES = (".geojson", ".json")
+SUFFIXES = (".geojson", ".json", ".xml")  # in a folder; a CSV there may be a slide list, and is read by its name only
 NO_OBJECT = "*"  # QuPath ends the names of classes that are regions, not objects, in a star: Region*, Ignore*, Tissue*
 
 
@@ -72,8 +74,8 @@ class TruthFiles:
     def read(self, slide_id: str, bounds_offset: tuple[int, int]) -> Truth:
         """The truth of one slide. KeyError if there is none; UserError for a damaged file."""
         path = self.only or self.paths[slide_id]
-        annotations, lines = read_qupath(path, frame=self.frame, bounds_offset=bounds_offset)
-        return _from_annotations(annotations, self.roi, lines, str(path))
+        found = read_annotations(path, frame=self.frame, bounds_offset=bounds_offset, image=slide_id)
+        return _from_annotations(found.objects, self.roi, found.lines, str(path))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,10 +137,15 @@ def open_truth(
     if split is not None:
         raise UserError("belongs to a tile store, and this truth is none", where="--split", fix="leave it out")
     if path.is_file():
+        names = images_in(path)
+        if len(names) > 1:
+            return TruthFiles({PurePosixPath(name).stem: path for name in names}, None, frame, roi)
         return TruthFiles({}, path, frame, roi)
     if not path.is_dir():
         raise UserError(
-            "no such file or folder", where=str(path), fix="give a GeoJSON, a folder of them, or a tile store"
+            "no such file or folder",
+            where=str(path),
+            fix="give a GeoJSON or another annotation file, a folder of them, or a tile store",
         )
     paths: dict[str, Path] = {}
     for file in sorted(path.iterdir()):
@@ -149,7 +156,9 @@ def open_truth(
                 )
             paths[file.stem] = file
     if not paths:
-        raise UserError("holds no GeoJSON and is no tile store", where=str(path), fix="name each file SLIDE_ID.geojson")
+        raise UserError(
+            "holds no annotation file and is no tile store", where=str(path), fix="name each file SLIDE_ID.geojson"
+        )
     return TruthFiles(paths, None, frame, roi)
 
 

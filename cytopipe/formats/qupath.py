@@ -6,7 +6,8 @@ Enters: a .geojson file, in frame `bounds` unless told.  Leaves: annotations in 
     frame bounds   the same, shifted by openslide.bounds-x/y: the slide as QuPath shows it.  slide = bounds + offset
 
 What QuPath 0.2 to 0.6 writes is read: a FeatureCollection, a bare list, a single Feature; `classification` with `name`
-or `names`; ids that are UUIDs or, until 0.3, the name of a Java class; `nucleusGeometry` inside a cell.
+or `names`; ids that are UUIDs or, until 0.3, the name of a Java class; `nucleusGeometry` inside a cell. Points and
+lines, features without a class and QuPath's own root objects are refused; outlines follow `mending.py`.
 Source   QuPath's PathObjectTypeAdapters and GeometryTypeAdapters; RFC 7946 for the rest.
 Differs  no real sample was at hand: the tests write such files themselves.
 """
@@ -24,12 +25,14 @@ from typing import IO, Any, Literal
 
 import numpy as np
 import shapely
-from shapely import MultiPolygon, Polygon
 
 from cytopipe.core.errors import UserError
 from cytopipe.core.files import atomic_path
 from cytopipe.formats.annotations import Annotation
 from cytopipe.formats.colours import Colour, colour_of
+from cytopipe.formats.drawn import Drawn, Page, Wish, annotations_from, finite_number, is_number, text_of
+from cytopipe.formats.json_file import load_json
+from cytopipe.formats.mending import Refused
 
 Frame = Literal["bounds", "slide"]
 ObjectType = Literal["annotation", "detection"]
@@ -38,9 +41,6 @@ NUCLEUS = "nucleus"  # class of a cell's `nucleusGeometry`: QuPath gives it none
 CELL = "cell"  # class of an object of QuPath's type "cell" that nobody classified: its type says what it is
 
 SCORE = "Score"  # the measurement that holds a detection's certainty, as we write it
-
-MAX_BYTES = 2 << 30  # the parser needs about ten times the file; a slide of a million outlined cells is below 1 GB
-MAX_COORDINATE_PX = 1e8  # no slide is wider; beyond lie numbers of another frame (nanometres) or of a broken export
 
 _NAMESPACE = uuid.UUID("6f1b7c0e-3a55-5d5e-9a57-0c1f0a7d2c11")  # chosen once; changing it changes every id written
 _JAVA_NAMES = ("PathAnnotationObject", "PathDetectionObject", "PathCellObject", "PathTileObject", "PathROIObject")
@@ -51,32 +51,31 @@ _NO_OBJECTS = ("PathRootObject", "TMACoreObject", "root", "tma_core")
 def read_qupath(
     path: Path, *, frame: Frame = "bounds", bounds_offset: tuple[int, int] = (0, 0)
 ) -> tuple[list[Annotation], list[str]]:
-    """The annotations of a file, frame slide, in the order of the file; and a line for each feature left out or mended.
+    """The annotations of a file, frame slide, in the order of the file; and a line for each object refused or mended.
 
     frame           the frame of the file
     bounds_offset   x, y of the bounds in level-0 px, `Slide.bounds_offset`; used for frame "bounds" only
-    Left out: points and lines, features without a class, coordinates that are no finite numbers. Mended: rings that
-    are not closed or cross themselves (the area they enclose is kept), ids used twice.
-    Raises UserError if the file is missing, larger than `MAX_BYTES`, or no GeoJSON.
+    Raises UserError if the file is missing, too large, or no GeoJSON.
     """
-    shift = np.array(bounds_offset if frame == "bounds" else (0, 0), dtype=np.float64)
-    annotations: list[Annotation] = []
-    lines: list[str] = []
-    ids: set[str] = set()
-    for number, feature in enumerate(_features(path), start=1):
-        try:
-            found, mended = _annotations_of(feature, number, shift)
-        except _LeftOut as reason:
-            lines.append(f"feature {number} left out: {reason}")
-            continue
-        lines += [f"feature {number} mended: {what}" for what in mended]
-        for annotation in found:
-            unique = _unique(annotation.object_id, ids)
-            if unique != annotation.object_id:
-                lines.append(f"feature {number} mended: id {annotation.object_id} is used twice, read as {unique}")
-                annotation = Annotation(unique, annotation.class_name, annotation.geometry, annotation.attributes)
-            annotations.append(annotation)
-    return annotations, lines
+    page = qupath_page(load_json(path), str(path))
+    found = annotations_from(page, Wish(), shift=bounds_offset if frame == "bounds" else (0, 0), where=str(path))
+    return found.objects, found.lines
+
+
+def is_qupath(document: Any) -> bool:
+    """Whether a JSON document is GeoJSON features, in any of the three wrappings."""
+    if isinstance(document, dict):
+        return document.get("type") == "Feature" or isinstance(document.get("features"), list)
+    return isinstance(document, list)
+
+
+def qupath_page(document: Any, where: str) -> Page:
+    """The objects of a GeoJSON document, unchecked, px of its own frame. Raises UserError when it is no GeoJSON."""
+    if not is_qupath(document):
+        raise UserError("is JSON, but no GeoJSON features", where=where, fix="export it from QuPath as GeoJSON")
+    features = document if isinstance(document, list) else document.get("features")
+    features = features if isinstance(features, list) else [document]
+    return Page(_drawn(features))
 
 
 class QuPathWriter:
@@ -143,65 +142,40 @@ class QuPathWriter:
         self._written += 1
 
 
-class _LeftOut(Exception):
-    """Why a feature cannot be read; never leaves this module."""
+def _drawn(features: list[Any]) -> Iterator[Drawn]:
+    for number, feature in enumerate(features, start=1):
+        object_id = f"feature-{number}"
+        try:
+            yield from _of_feature(feature, object_id)
+        except Refused as reason:
+            own = _own_id(feature.get("id")) if isinstance(feature, dict) else ""
+            yield Drawn(own or object_id, refused=str(reason))
 
 
-def _features(path: Path) -> Iterator[Any]:
-    """The features of a file, unchecked. UserError when it is no GeoJSON."""
-    where = str(path)
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise UserError(
-                f"is {size >> 20} MB, more than {MAX_BYTES >> 20} MB", where=where, fix="export it in parts"
-            )
-        document = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError("no such file", where=where) from error
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror or error})", where=where) from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"is not JSON ({error})", where=where, fix="export it from QuPath as GeoJSON") from error
-    if isinstance(document, list):
-        yield from document
-    elif isinstance(document, dict) and document.get("type") == "Feature":
-        yield document
-    elif isinstance(document, dict) and isinstance(document.get("features"), list):
-        yield from document["features"]
-    else:
-        raise UserError("is JSON, but no GeoJSON features", where=where, fix="export it from QuPath as GeoJSON")
-
-
-def _annotations_of(feature: Any, number: int, shift: Any) -> tuple[list[Annotation], list[str]]:
-    """The object of a feature, or a cell and its nucleus; and what was mended. Raises _LeftOut."""
+def _of_feature(feature: Any, place: str) -> list[Drawn]:
+    """The object of a feature, or a cell and its nucleus. Raises Refused."""
     if not isinstance(feature, dict) or not isinstance(feature.get("properties") or {}, dict):
-        raise _LeftOut("is not a GeoJSON feature")
+        raise Refused("is not a GeoJSON feature")
     properties = feature.get("properties") or {}
     raw_id = feature.get("id")
     kind = str(properties.get("objectType") or properties.get("object_type") or raw_id or "")
     if kind in _NO_OBJECTS:
-        raise _LeftOut(f"is of QuPath's type {kind}, which is no object")
+        raise Refused(f"is of QuPath's type {kind}, which is no object")
     name = _class_name(properties.get("classification"))
-    is_cell = kind in ("cell", "PathCellObject")
-    if not name:
-        if not is_cell:
-            raise _LeftOut("has no class")
+    if not name and kind in ("cell", "PathCellObject"):
         name = CELL
     attributes = _attributes(properties)
-    object_id = attributes.pop("object_id", "") or _own_id(raw_id) or f"feature-{number}"
-    geometry, mended = _geometry(feature.get("geometry"), shift)
+    object_id = attributes.pop("object_id", "") or _own_id(raw_id) or place
+    outline = polygons_of(feature.get("geometry"))
     inner = feature.get("nucleusGeometry") or properties.get("nucleusGeometry")
     if inner is None:
-        return [Annotation(object_id, name, geometry, attributes)], mended
+        return [Drawn(object_id, name, outline, attributes, closes_rings=True)]
     attributes = {"cell_id": object_id, **attributes}
-    found = [Annotation(object_id, name, geometry, attributes)]
+    cell = Drawn(object_id, name, outline, attributes, closes_rings=True)
     try:
-        nucleus, more = _geometry(inner, shift)
-    except _LeftOut as reason:
-        return found, [*mended, f"its nucleus left out: {reason}"]
-    found.append(Annotation(f"{object_id}-nucleus", NUCLEUS, nucleus, attributes))
-    return found, mended + [f"nucleus: {what}" for what in more]
+        return [cell, Drawn(f"{object_id}-nucleus", NUCLEUS, polygons_of(inner), attributes, closes_rings=True)]
+    except Refused as reason:
+        return [cell, Drawn(f"{object_id}-nucleus", refused=str(reason))]
 
 
 def _class_name(classification: Any) -> str:
@@ -209,43 +183,32 @@ def _class_name(classification: Any) -> str:
     if isinstance(classification, dict):
         names = classification.get("names")
         classification = ": ".join(map(str, names)) if isinstance(names, list) else classification.get("name")
-    return _text(classification).strip() if isinstance(classification, str) else ""
+    return text_of(classification).strip() if isinstance(classification, str) else ""
 
 
 def _attributes(properties: Mapping[str, Any]) -> dict[str, str]:
     """Plain values of `metadata`, of properties that QuPath does not know, and the score of a detection, as text."""
     metadata = properties.get("metadata")
     extra = {key: value for key, value in properties.items() if key not in _OWN_PROPERTIES}
-    merged = {**extra, **(metadata if isinstance(metadata, dict) else {}), **_score(properties.get("measurements"))}
-    return {_text(key): _text(value) for key, value in merged.items() if isinstance(value, (str, int, float))}
+    merged = {**extra, **(metadata if isinstance(metadata, dict) else {})}
+    found = {text_of(key): text_of(value) for key, value in merged.items() if isinstance(value, (str, int, float))}
+    score = _score(properties.get("measurements"))
+    if score is not None and finite_number(found.get(SCORE)) != score:  # equal: as it was spelled, "1" or "1.0"
+        found[SCORE] = str(score)
+    return found
 
 
-def _score(measurements: Any) -> dict[str, float]:
+def _score(measurements: Any) -> float | None:
     """The score of a detection, the one measurement that results need. Before QuPath 0.4 measurements are a list."""
     if isinstance(measurements, list):
         measurements = {m.get("name"): m.get("value") for m in measurements if isinstance(m, dict)}
     score = measurements.get(SCORE) if isinstance(measurements, dict) else None
-    return {SCORE: score} if isinstance(score, (int, float)) and math.isfinite(score) else {}
+    return float(score) if is_number(score) and math.isfinite(score) else None
 
 
 def _own_id(raw: Any) -> str:
     """The id of a feature as text; '' where it is missing or only the name of a Java class, as before QuPath 0.4."""
-    return _text(raw) if isinstance(raw, (str, int)) and raw not in _JAVA_NAMES else ""
-
-
-def _text(value: object) -> str:
-    """The value as text that can be written again: JSON may hold halves of surrogate pairs, UTF-8 may not."""
-    return str(value).encode("utf-8", "replace").decode()
-
-
-def _unique(object_id: str, taken: set[str]) -> str:
-    """`object_id`, or with a counter where it is taken; notes it as taken."""
-    unique, count = object_id, 1
-    while unique in taken:
-        count += 1
-        unique = f"{object_id}-{count}"
-    taken.add(unique)
-    return unique
+    return text_of(raw) if isinstance(raw, (str, int)) and raw not in _JAVA_NAMES else ""
 
 
 def _as_uuid(text: str) -> str | None:
@@ -256,71 +219,25 @@ def _as_uuid(text: str) -> str | None:
         return None
 
 
-def _geometry(value: Any, shift: Any) -> tuple[Polygon | MultiPolygon, list[str]]:
-    """A valid polygonal geometry, file frame + shift, and what was mended. Raises _LeftOut."""
-    mended: list[str] = []
+def polygons_of(value: Any) -> list[Any]:
+    """The polygons of a GeoJSON geometry, each a list of rings, unchecked. Raises Refused where there is none."""
     polygons: list[Any] = []
-    try:
-        for rings in _polygons(value):
-            closed = [_ring(ring, mended) + shift for ring in rings]
-            polygons.append(Polygon(closed[0], closed[1:]))
-    except RecursionError as error:
-        raise _LeftOut("its geometry is nested too deeply") from error
-    geometry: Any = polygons[0] if len(polygons) == 1 else MultiPolygon(polygons)
-    if not geometry.is_valid:
-        mended.append(shapely.is_valid_reason(geometry).lower().split("[")[0] + ", the enclosed area is kept")
-        geometry = _polygonal(shapely.make_valid(geometry))
-    if geometry.is_empty or geometry.area <= 0:
-        raise _LeftOut("encloses no area")
-    return geometry, mended
-
-
-def _polygons(value: Any) -> Iterator[list[Any]]:
-    """The rings of each polygon of a GeoJSON geometry, unchecked. Raises _LeftOut where there is no polygon."""
-    if not isinstance(value, dict):
-        raise _LeftOut("has no geometry")
-    kind, coordinates = value.get("type"), value.get("coordinates")
-    if kind == "GeometryCollection" and isinstance(value.get("geometries"), list) and value["geometries"]:
-        for part in value["geometries"]:
-            yield from _polygons(part)
-        return
-    if kind not in ("Polygon", "MultiPolygon"):
-        raise _LeftOut(f"is a {kind}, only outlined objects are read")
-    polygons = [coordinates] if kind == "Polygon" else coordinates
-    if (
-        not isinstance(polygons, list)
-        or not polygons
-        or not all(isinstance(rings, list) and rings for rings in polygons)
-    ):
-        raise _LeftOut("its geometry has no rings")
-    yield from polygons
-
-
-def _ring(points: Any, mended: list[str]) -> Any:
-    """A closed ring (n, 2) float64, file frame; a third coordinate is dropped. Raises _LeftOut."""
-    try:
-        array = np.asarray(points)
-    except ValueError as error:  # points of different length
-        raise _LeftOut("its coordinates are not pairs of numbers") from error
-    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "iuf":
-        raise _LeftOut("its coordinates are not pairs of numbers")
-    ring = array[:, :2].astype(np.float64)
-    if not np.isfinite(ring).all():
-        raise _LeftOut("a coordinate is not a finite number")
-    if np.abs(ring).max() > MAX_COORDINATE_PX:
-        raise _LeftOut(f"a coordinate of {np.abs(ring).max():.3g} px lies outside of any slide")
-    if len(ring) >= 3 and not np.array_equal(ring[0], ring[-1]):
-        mended.append("a ring is not closed")
-        ring = np.concatenate([ring, ring[:1]])
-    if len(ring) < 4:
-        raise _LeftOut(f"a ring has {len(np.unique(ring, axis=0))} points")
-    return ring
-
-
-def _polygonal(geometry: Any) -> Any:
-    """The polygons of a geometry, without the points and lines that mending leaves over."""
-    parts = [part for part in shapely.get_parts(shapely.get_parts(geometry)) if isinstance(part, Polygon)]
-    return parts[0] if len(parts) == 1 else MultiPolygon(parts)
+    left = [value]
+    while left:
+        part = left.pop()
+        if not isinstance(part, dict):
+            raise Refused("has no geometry")
+        kind, coordinates = part.get("type"), part.get("coordinates")
+        if kind == "GeometryCollection" and isinstance(part.get("geometries"), list) and part["geometries"]:
+            left += reversed(part["geometries"])
+            continue
+        if kind not in ("Polygon", "MultiPolygon"):
+            raise Refused(f"is a {kind}, only outlined objects are read")
+        found = [coordinates] if kind == "Polygon" else coordinates
+        if not isinstance(found, list) or not found or not all(isinstance(rings, list) and rings for rings in found):
+            raise Refused("its geometry has no rings")
+        polygons += found
+    return polygons
 
 
 def _geojson(geometry: Any, shift: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from cytopipe.mine.config import MineConfig, mine_config
 from cytopipe.mine.cut import cut_picked
 from cytopipe.mine.guard import Guarded, KnownSlide, guard, known_slides
 from cytopipe.mine.look import Finder, Windows, find_candidates, load_finder
-from cytopipe.mine.score import centred_corners, top_suspicion
+from cytopipe.mine.score import top_suspicion
 from cytopipe.mine.scored import read_candidates, write_candidates
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "Picked",
     "Strategy",
     "Windows",
-    "centred_corners",
     "choose",
     "cut_picked",
     "find_candidates",

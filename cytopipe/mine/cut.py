@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from cytopipe.mine.choose import Picked
-from cytopipe.slides import Foreground, MppView, glass_fraction
+from cytopipe.slides import Foreground, MppView
 from cytopipe.tiles import LostTile, StoreInfo, TileRow, cut_windows, slide_box
 
 
@@ -28,7 +27,7 @@ def cut_picked(
         codec=info.codec,
         quality=info.quality,
         workers=workers,
-        glass_of=partial(glass_fraction, glass=foreground.glass),
+        glass=foreground.glass,
     )
     for cut in cuts:
         if isinstance(cut, LostTile):
@@ -52,4 +51,6 @@ def cut_picked(
             image=cut.image,
             score=window.score,
             model=model_sha256,
+            z=cut.z,
+            copied=cut.is_copied,
         )

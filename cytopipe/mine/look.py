@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -17,9 +18,9 @@ from cytopipe.core.progress import OnProgress, Say, silent, unsaid
 from cytopipe.formats.results import suspicion
 from cytopipe.mine.choose import Candidates
 from cytopipe.mine.config import Place
-from cytopipe.mine.score import centred_corners, top_suspicion
+from cytopipe.mine.score import top_suspicion
 from cytopipe.slides import Foreground, MppView, Slide, find_foreground
-from cytopipe.tiles import plan_grid, slide_box
+from cytopipe.tiles import centred_corners, plan_grid, slide_box
 
 Locate = Callable[[Slide, MppView, Foreground, OnProgress], tuple[Objects, tuple[str, ...]]]
 """locate(slide, view at the model's mpp, foreground, on_progress) -> objects in level-0 px, places not readable."""
@@ -75,15 +76,17 @@ def find_candidates(
     finder: Finder,
     windows: Windows,
     *,
+    background: Literal["auto", "light", "dark"] = "auto",
     force: bool = False,
     on_progress: OnProgress = silent,
     say: Say = unsaid,
 ) -> Candidates:
     """Score the windows of a slide: those of the grid, and one centred on each finding.
 
-    force   look at a slide coarser than half of the resolution asked for
+    background  what stands behind the cells; "auto": judged from the slide's pixels
+    force       look at a slide coarser than half of the resolution asked for
     """
-    foreground = find_foreground(slide)
+    foreground = find_foreground(slide, background)
     objects, unreadable = finder.locate(slide, MppView(slide, finder.mpp, force=force), foreground, on_progress)
     if unreadable:
         say(f"warning: {slide_id}: the model could not look at {len(unreadable)} places, the first: {unreadable[0]}")
@@ -93,7 +96,7 @@ def find_candidates(
 
     tile_px = windows.tile_px
     grid = np.array(list(plan_grid(view.width, view.height, tile_px, 0, "shift").origins()), dtype=np.int64)
-    share = np.array([foreground.fraction(*slide_box(view, x, y, tile_px)) for x, y in grid.tolist()])
+    share = foreground.fractions(np.array([slide_box(view, x, y, tile_px) for x, y in grid.tolist()]))
     centred = np.zeros((0, 2), np.int64)
     if windows.place == "centred":
         centred = np.unique(centred_corners(centres, tile_px, view.width, view.height), axis=0)

@@ -28,12 +28,3 @@ def top_suspicion(corners: NDArray[np.int64], tile_px: int, centres: F64, suspic
     inside = (centres[thing] < corners[window] + tile_px).all(axis=1)  # the query counts the far edges in as well
     np.maximum.at(score, window[inside], suspicion[thing[inside]])
     return score
-
-
-def centred_corners(centres: F64, tile_px: int, width_px: int, height_px: int) -> NDArray[np.int64]:
-    """Corners (K, 2) of windows centred on objects, moved inwards at the border of a view of the given size.
-
-    A view smaller than a window gives corner 0: the reader pads.
-    """
-    last = np.maximum(np.array([width_px, height_px]) - tile_px, 0)
-    return np.clip(np.floor(centres - tile_px / 2 + 0.5), 0, last).astype(np.int64)

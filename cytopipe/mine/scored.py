@@ -1,6 +1,6 @@
 """The scored windows of a slide on disk, so that a broken run does not look at it again; read and written here only.
 
-STORE/candidates/SLIDE.parquet   a row a window, in the order in which they were scored
+STORE/candidates/+XX/SLIDE.parquet   a row a window, in the order of scoring; +XX: `places.bucket_of`
     x, y    int64    corner, px of the view at the mining resolution
     score   float64  suspicion of the most suspicious object in it; 0: none
     grid    bool     lies on the grid
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from cytopipe.core.files import atomic_path, disk_error
 from cytopipe.mine.choose import Candidates
-from cytopipe.tiles.store import folder_name
+from cytopipe.tiles.places import bucket_of, folder_name
 
 FOLDER = "candidates"
 
@@ -38,7 +38,7 @@ def write_candidates(store: Path, candidates: Candidates, facts: Mapping[str, An
     }
     metadata = {"cytopipe": _key(candidates.slide_id, facts)}
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, path.parent) from error
     with atomic_path(path) as partial:
@@ -60,7 +60,7 @@ def read_candidates(store: Path, slide_id: str, facts: Mapping[str, Any]) -> Can
 
 
 def _path(store: Path, slide_id: str) -> Path:
-    return store / FOLDER / f"{folder_name(slide_id)}.parquet"
+    return store / FOLDER / bucket_of(slide_id) / f"{folder_name(slide_id)}.parquet"
 
 
 def _key(slide_id: str, facts: Mapping[str, Any]) -> bytes:

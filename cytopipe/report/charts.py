@@ -22,30 +22,64 @@ LINE_COLOURS = ("#0b6e75", "#d1600a", "#6b4fb3", "#b0254f", "#3b7d23", "#2f66b8"
 _SMOOTHING_POINTS = 60  # a curve longer than this is also drawn as its running mean over a 60th of its points
 
 
-def stacked_histogram(values: Mapping[str, NDArray[np.float32]], colours: Mapping[str, str], *, bins: int = 20) -> str:
-    """A histogram over [0, 1], one colour a name, stacked in the order of `values`; '' without any value.
+def stacked_histogram(
+    values: Mapping[str, NDArray[np.floating]],
+    colours: Mapping[str, str],
+    *,
+    bins: int = 20,
+    span: tuple[float, float] = (0.0, 1.0),
+    label: str = "score",
+    things: str = "objects",
+    width: float = 640.0,
+) -> str:
+    """A histogram over `span`, one colour a name, stacked in the order of `values`; '' without any value.
 
-    values    name -> (n,) numbers in [0, 1];  colours    name -> CSS colour
+    values    name -> (n,) numbers; those outside of `span` are counted in the first or the last bar
+    The other arguments are those of `stacked_bars`.
     """
-    edges = np.linspace(0, 1, bins + 1)
-    counts = {name: np.histogram(np.clip(v, 0, 1), edges)[0] for name, v in values.items()}
-    total = np.sum(list(counts.values()), axis=0) if counts else np.zeros(bins, int)
+    edges = np.linspace(*span, bins + 1)
+    counts = {name: np.histogram(np.clip(v, *span), edges)[0] for name, v in values.items()}
+    return stacked_bars(counts, colours, span=span, label=label, things=things, width=width)
+
+
+def stacked_bars(
+    counts: Mapping[str, NDArray[np.integer]],
+    colours: Mapping[str, str],
+    *,
+    span: tuple[float, float] = (0.0, 1.0),
+    label: str = "score",
+    things: str = "objects",
+    width: float = 640.0,
+) -> str:
+    """A histogram that is counted already, one colour a name, stacked in the order of `counts`; '' without any.
+
+    counts    name -> (bins,) counts, bars of equal width over `span`, as many for each name
+    colours   name -> CSS colour
+    label     what the numbers are, below the axis;  things    what is counted
+    width     of the drawing, px at its full size: the narrower, the larger its text is beside it
+    """
+    total = np.sum(list(counts.values()), axis=0) if counts else np.zeros(1, int)
     if total.sum() == 0:
         return ""
-    width, height, left, bottom, top = 640.0, 250.0, 44.0, 34.0, 10.0
-    plot_w, plot_h = width - left - 8, height - bottom - top
+    bins = len(total)
+    edges = np.linspace(*span, bins + 1)
     ticks = _ticks(0, float(total.max()), 4, whole=True)
+    left = max(44.0, 14 + 7.0 * len(number(ticks[-1])))  # px: a digit of 12 px text is about 7 px wide
+    height, bottom, top = 134 + 0.1875 * width, 40.0, 10.0
+    plot_w, plot_h = width - left - 8, height - bottom - top
     highest = max(ticks[-1], float(total.max()))
-    parts = [f'<svg class="chart" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="Histogram of the scores">']
+    view = f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="Histogram: {escaped(label)}"'
+    parts = [f'<svg class="chart" {view}>']
     for tick in ticks:
         y = top + plot_h * (1 - tick / highest)
         parts.append(f'<path class="rule" d="M{left:g} {y:.1f}H{width - 8:g}"/>')
         parts.append(f'<text x="{left - 8:g}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>')
     step = plot_w / bins
+    form = ".2f" if span[1] <= 1 else ".4g"
     for k in range(bins):
         base = top + plot_h
         x = left + k * step + 1.5
-        tip = f"score {edges[k]:.2f} to {edges[k + 1]:.2f}: {int(total[k])} objects"
+        tip = f"{label} {edges[k]:{form}} to {edges[k + 1]:{form}}: {int(total[k])} {things}"
         bars = []
         for name, count in counts.items():
             tall = plot_h * float(count[k]) / highest
@@ -54,12 +88,12 @@ def stacked_histogram(values: Mapping[str, NDArray[np.float32]], colours: Mappin
                 place = f'x="{x:.1f}" y="{base:.2f}" width="{step - 3:.1f}" height="{tall:.2f}"'
                 bars.append(f'<rect {place} fill="{colours[name]}"/>')
         parts.append(f"<g>{''.join(bars)}<title>{escaped(tip)}</title></g>")
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        x = left + plot_w * tick
-        parts.append(f'<text x="{x:.1f}" y="{height - 14:g}" text-anchor="middle">{tick:g}</text>')
-    parts.append(
-        f'<text class="axis" x="{left + plot_w / 2:.1f}" y="{height - 1:g}" text-anchor="middle">score</text></svg>'
-    )
+    for tick in _ticks(*span, 4):
+        if tick <= span[1] * (1 + 1e-9):
+            x = left + plot_w * (tick - span[0]) / (span[1] - span[0])
+            parts.append(f'<text x="{x:.1f}" y="{height - 22:g}" text-anchor="middle">{_short(tick)}</text>')
+    middle = f'x="{left + plot_w / 2:.1f}" y="{height - 5:g}" text-anchor="middle"'
+    parts.append(f'<text class="axis" {middle}>{escaped(label)}</text></svg>')
     return "".join(parts)
 
 

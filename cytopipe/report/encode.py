@@ -60,6 +60,22 @@ def jpeg_uri(image: U8, quality: int = 85) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
+def jpeg_within(image: U8, size_bytes: int) -> tuple[str, float]:
+    """An RGB image (h, w, 3) as a data URI of a JPEG of at most `size_bytes`, and its scale: 1 unless it was shrunk.
+
+    Quality goes first, pixels last: a shrunk picture is no longer what the slide shows.
+    """
+    scale = 1.0
+    while True:
+        for quality in (90, 80, 70, 60, 50, 40):
+            uri = jpeg_uri(image, quality)
+            if (len(uri) - uri.index(",") - 1) * 3 // 4 <= size_bytes or max(image.shape[:2]) <= 8:
+                return uri, scale
+        before = max(image.shape[:2])
+        image = fit(image, before // 2)
+        scale *= max(image.shape[:2]) / before
+
+
 def png_uri(image: U8) -> str:
     """An RGBA image (h, w, 4) as a data URI; PNG."""
     ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_PNG_COMPRESSION, 9])
@@ -75,4 +91,7 @@ def fit(image: U8, max_px: int) -> U8:
     if scale >= 1:
         return image
     size = (max(1, round(w * scale)), max(1, round(h * scale)))
+    while image.shape[1] % 2 == image.shape[0] % 2 == 0 and image.shape[1] >= 2 * size[0]:
+        # a half is a tenth of the work of a broken factor, for the same mean
+        image = np.asarray(cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

@@ -20,6 +20,7 @@ from cytopipe.report.picture import add_strip
 KEPT: Colour = (0, 128, 110)
 DROPPED: Colour = (150, 158, 166)
 
+FRAMED_PX = 6  # tiles smaller than this on the picture are tinted only: frames would hide what is in them
 MIN_WIDTH_PX = 900  # a thumbnail of a small slide is enlarged: lines and text need room
 
 
@@ -57,14 +58,17 @@ def _veiled(image: U8, boxes: NDArray[np.float64]) -> U8:
     veil = np.zeros(image.shape[:2], np.uint8)
     for x0, y0, x1, y1 in np.round(boxes).astype(int):
         cv2.rectangle(veil, (x0, y0), (x1 - 1, y1 - 1), 255, -1)
+    veiled = image.copy()
     pale = cv2.addWeighted(image, 0.45, np.full_like(image, 236), 0.55, 0)
-    return np.where(veil[:, :, None] > 0, pale, image).astype(np.uint8)
+    cv2.copyTo(pale, veil, veiled)
+    return veiled
 
 
 def _framed(image: U8, boxes: NDArray[np.float64]) -> U8:
-    """The image with a tint over, and a thin frame around each kept tile."""
+    """The image with a tint over, and a thin frame around each kept tile that has room for one."""
     canvas, tinted = image.copy(), image.copy()
     for x0, y0, x1, y1 in np.round(boxes).astype(int):
         cv2.rectangle(tinted, (x0, y0), (x1 - 1, y1 - 1), KEPT, -1)
-        cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), KEPT, 1)
+        if min(x1 - x0, y1 - y0) >= FRAMED_PX:
+            cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), KEPT, 1)
     return np.asarray(cv2.addWeighted(tinted, 0.10, canvas, 0.90, 0), dtype=np.uint8)

@@ -11,13 +11,13 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from cytopipe._version import __version__
-from cytopipe.core.errors import CytopipeError, RunError, UserError
+from cytopipe.core.errors import CytopipeError, DiskError, RunError, UserError
 from cytopipe.core.progress import OnProgress, Say, silent, unsaid
 from cytopipe.core.resources import cores
 from cytopipe.mine import (
@@ -38,7 +38,8 @@ from cytopipe.mine import (
     read_candidates,
     write_candidates,
 )
-from cytopipe.slides import MppView, Slide, SlideEntry, find_foreground, list_slides, open_slide
+from cytopipe.report.store_page import write_store_page
+from cytopipe.slides import AS_STORED, MppView, Showing, Slide, SlideEntry, find_foreground, list_slides, open_slide
 from cytopipe.tiles import MadeBy, SlideRow, StoreInfo, StoreWriter, TileStore, fingerprint_of, open_writer
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,8 @@ class _How:
     windows: Windows
     mpp_override: float | None
     reader: str
+    showing: Showing
+    background: Literal["auto", "light", "dark"]
     force: bool
     workers: int
     say: Say
@@ -94,6 +97,8 @@ def mine_unlabeled(
     finder: Finder | None = None,
     mpp_override: float | None = None,
     reader: str = "auto",
+    showing: Showing = AS_STORED,
+    background: Literal["auto", "light", "dark"] = "auto",
     force: bool = False,
     workers: int | None = None,
     seed: int = 0,
@@ -109,6 +114,8 @@ def mine_unlabeled(
     exclude               a labelled store: slides of its patients are skipped, see mine/guard.py
     allow_train_patients  admit the patients of whom all slides are in that store's train part
     finder                a model that is loaded already, instead of `model`
+    showing               how the slides' samples become RGB: colour profile, plane of a stack, channels
+    background            what stands behind the cells; "auto": judged from each slide's pixels
     force                 mine slides coarser than half of the resolution asked for
     seed                  of what is picked at random
     Raises UserError before anything is written when an argument, the list or a lone slide is at fault; RunError when a
@@ -123,7 +130,7 @@ def mine_unlabeled(
     _say_guarded(guarded, exclude is not None, say)
     finder = finder or load_finder(model, device=device)
     windows = Windows(config.tile_px or finder.tile_px, config.mpp or finder.mpp, config.place, config.min_foreground)
-    how = _How(finder, windows, mpp_override, reader, force, workers or cores(), say)
+    how = _How(finder, windows, mpp_override, reader, showing, background, force, workers or cores(), say)
     if len(entries) == 1:
         _check(entries[0], how)
     info = StoreInfo.model_validate(
@@ -145,6 +152,8 @@ def mine_unlabeled(
         "allow_train_patients": allow_train_patients,
         "mpp_override": mpp_override,
         "reader": reader,
+        "showing": asdict(showing),
+        "background": background,
         "seed": seed,
     }
     most = min(config.budget_per_slide * len(guarded.admitted), config.budget or 1 << 62)
@@ -153,7 +162,7 @@ def mine_unlabeled(
         f"{windows.tile_px} px at {windows.mpp:g} µm/px, into {out}"
     )
 
-    with open_writer(out, info, parameters, overwrite=overwrite) as writer:
+    with open_writer(out, info, parameters, slides=len(entries), overwrite=overwrite) as writer:
         run = _Run(writer, how, fingerprints, dict(unreadable), alone=len(entries) == 1)
         run.keep_out(entries, guarded)
         candidates = run.look(guarded.admitted, on_progress)
@@ -174,6 +183,7 @@ def mine_unlabeled(
             )
         rows = run.cut(guarded.admitted, picked, on_progress)
         writer.finish()
+        write_store_page(TileStore(out))
     count = Counter(window.strategy for window in picked)
     return MineResult(out, finder.name, tuple(rows), guarded.refused, dict(count), run.resumed)
 
@@ -229,6 +239,8 @@ class _Run:
             return None
         try:
             return work()
+        except DiskError:  # no other slide would fare better
+            raise
         except Exception as error:  # whatever befalls one slide must not cost the night's other slides
             if self._alone:
                 raise
@@ -250,7 +262,14 @@ class _Run:
             return kept
         with _open(entry, how) as slide:
             candidates = find_candidates(
-                slide, entry.slide_id, how.finder, how.windows, force=how.force, on_progress=on_progress, say=how.say
+                slide,
+                entry.slide_id,
+                how.finder,
+                how.windows,
+                background=how.background,
+                force=how.force,
+                on_progress=on_progress,
+                say=how.say,
             )
         write_candidates(self._writer.folder, candidates, self._facts(entry))
         return candidates
@@ -264,7 +283,7 @@ class _Run:
         how = self._how
         with _open(entry, how) as slide:
             view = MppView(slide, how.windows.mpp, force=how.force)
-            foreground = find_foreground(slide)
+            foreground = find_foreground(slide, how.background)
             row = row.of_slide(slide, foreground, self._fingerprints[entry.slide_id])
             tiles = cut_picked(
                 picked, view, foreground, self._writer.info, model_sha256=how.finder.sha256, workers=how.workers
@@ -311,7 +330,8 @@ def _check(entry: SlideEntry, how: _How) -> None:
 
 
 def _open(entry: SlideEntry, how: _How) -> Slide:
-    return open_slide(entry.path, reader=how.reader, mpp_override=entry.mpp or how.mpp_override)
+    mpp_override = entry.mpp or how.mpp_override
+    return open_slide(entry.path, reader=how.reader, mpp_override=mpp_override, showing=how.showing)
 
 
 def _row_of(entry: SlideEntry, error: str | None = None) -> SlideRow:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 import shapely
 
-from cytopipe.core.files import FolderLock, disk_error, sha256_of, write_json
+from cytopipe.core.files import FolderLock, disk_error, sha256_of, write_json, write_text
 from cytopipe.core.journal import open_journal
 from cytopipe.core.progress import OnProgress, Say, silent, unsaid
 from cytopipe.core.resources import cores
@@ -19,12 +21,15 @@ from cytopipe.infer.predict import choose_device, locate_in
 from cytopipe.nets import DetNet
 from cytopipe.recipes import load_recipe, recipe_hash
 from cytopipe.report.train_page import Sample, write_train_report
-from cytopipe.train.build import Stores, assemble, check_method, open_stores, with_fraction
+from cytopipe.tiles.fractions import LabelUnit
+from cytopipe.train.build import Stores, assemble, check_method, labelled_names, open_stores, with_fraction
 from cytopipe.train.engine import Engine
 from cytopipe.train.finish import Finished, finish
 from cytopipe.train.log import read_log
+from cytopipe.train.settings import TrainSettings
 
 RECIPE_FILE = "recipe.json"
+LABELLED_FILE = "labelled_tiles.csv"  # which labels a fraction chose
 SAMPLES = 6  # validation tiles shown in the report
 
 
@@ -53,6 +58,7 @@ def train(
     seed: int = 0,
     init: str | None = None,
     label_fraction: str | None = None,
+    label_unit: LabelUnit | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     on_progress: OnProgress = silent,
@@ -63,17 +69,19 @@ def train(
     recipe          name of a shipped recipe or a path; None: the recipe of the method's name
     overrides       "KEY=VALUE" for keys of the recipe, dotted: "train.iterations=500"
     init            a bundle whose weights are the start
-    label_fraction  "1/8": this share of the labelled training tiles, nested and seeded
+    label_fraction  "1/8": this share of the labelled training tiles, nested and seeded; None: what the recipe says
+    label_unit      what it is a share of: tiles, or patients with all their tiles; None: what the recipe says
     workers         loader threads
     Raises UserError before anything is written (method, recipe, stores, device, folder), RunError for a loss that is
     not finite or a full disk.
     """
-    resolved = load_recipe(recipe if recipe is not None else method, list(overrides), {"train.method": method})
+    flags = {"train.method": method, "train.label_fraction": label_fraction, "train.label_unit": label_unit}
+    resolved = load_recipe(recipe if recipe is not None else method, list(overrides), flags)
     settings = resolved.recipe.train
     config = check_method(settings, unlabeled is not None)
     where = choose_device(device)
     stores = open_stores(Path(labeled), None if unlabeled is None else Path(unlabeled), seed, say)
-    stores = with_fraction(stores, label_fraction, seed, say)
+    stores = with_fraction(stores, settings.label_fraction, seed, say, settings.label_unit)
     threads = workers if workers is not None else min(cores(), 4)
     parts = assemble(stores, settings, config, seed=seed, device=where, init=init, loader_threads=threads)
     out = Path(out)
@@ -81,7 +89,6 @@ def train(
         "recipe": resolved.recipe.model_dump(mode="json"),
         "seed": seed,
         "init": init,
-        "label_fraction": label_fraction,
         "labeled": sha256_of(Path(labeled) / "tiles.parquet"),
         "unlabeled": None if unlabeled is None else sha256_of(Path(unlabeled) / "tiles.parquet"),
     }
@@ -92,10 +99,16 @@ def train(
     with FolderLock(out):
         open_journal(out, "train", parameters, overwrite=overwrite)
         write_json(out / RECIPE_FILE, {"recipe": parameters["recipe"], "sources": dict(resolved.sources)})
+        if settings.label_fraction is not None:
+            _write_labelled(out / LABELLED_FILE, stores)
         say(_plan_text(stores, parts.student, settings.iterations, where.type, method))
         engine = Engine(parts, out, on_progress, say)
         engine.run()
-        facts = {"data": _data_text(stores), "recipe": recipe_hash(resolved.recipe), "labeled": parameters["labeled"]}
+        facts = {
+            "data": _data_text(stores, settings, seed),
+            "recipe": recipe_hash(resolved.recipe),
+            "labeled": parameters["labeled"],
+        }
         finished = finish(engine, facts)
         _report(out, method, engine, finished)
     return TrainResult(str(out), method, finished.network, finished.iteration, finished.validation.metrics)
@@ -110,10 +123,21 @@ def _plan_text(stores: Stores, student: DetNet, iterations: int, device: str, me
     )
 
 
-def _data_text(stores: Stores) -> str:
-    patients = len(set(np.array(stores.labelled.tiles["patient"].to_pylist())[stores.train_rows]))
+def _data_text(stores: Stores, settings: TrainSettings, seed: int) -> str:
+    patients = len(set(labelled_names(stores)[1]))
     text = f"{len(stores.train_rows)} labelled tiles of {patients} patients"
+    if settings.label_fraction is not None:
+        text += f" ({settings.label_fraction} of the labels by {settings.label_unit}, seed {seed}: {LABELLED_FILE})"
     return text if stores.unlabelled is None else f"{text}, {len(stores.unlabelled_rows)} unlabelled tiles"
+
+
+def _write_labelled(path: Path, stores: Stores) -> None:
+    """The labelled training tiles that a fraction left, in the order of the store: tile_id, patient."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("tile_id", "patient"))
+    rows.writerows(zip(*labelled_names(stores), strict=True))
+    write_text(path, text.getvalue())
 
 
 def _report(out: Path, method: str, engine: Engine, finished: Finished) -> None:

@@ -6,11 +6,15 @@ from cytopipe.tiles.cut import CutTile, cut_plan, cut_windows
 from cytopipe.tiles.fingerprint import fingerprint_of
 from cytopipe.tiles.grid import Grid, plan_axis, plan_grid
 from cytopipe.tiles.plan import TilePlan, grid_of, plan_tiles, slide_box
-from cytopipe.tiles.rows import LostTile, ObjectRow, SlideRow, TileRow
+from cytopipe.tiles.regions import region_of_interest
+from cytopipe.tiles.rows import BlurredTile, LostTile, ObjectRow, SlideRow, TileRow
 from cytopipe.tiles.split import parse_ratio, split_patients
-from cytopipe.tiles.store import MadeBy, StoreInfo, StoreWriter, TileObject, TileStore, assigned_parts, open_writer
+from cytopipe.tiles.store import MadeBy, StoreInfo, TileObject, TileStore, assigned_parts
+from cytopipe.tiles.windows import centred_corners
+from cytopipe.tiles.writer import StoreWriter, open_writer
 
 __all__ = [
+    "BlurredTile",
     "CutTile",
     "Grid",
     "LostTile",
@@ -26,6 +30,7 @@ __all__ = [
     "TileRow",
     "TileStore",
     "assigned_parts",
+    "centred_corners",
     "clip_to_tiles",
     "cut_plan",
     "cut_windows",
@@ -36,6 +41,7 @@ __all__ = [
     "plan_axis",
     "plan_grid",
     "plan_tiles",
+    "region_of_interest",
     "slide_box",
     "split_patients",
     "tile_config",

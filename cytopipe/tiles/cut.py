@@ -1,8 +1,13 @@
-"""Windows of a slide into encoded images: read by bands in order, measured and encoded in threads.
+"""Windows of a slide into encoded images, in threads: each is read, measured and encoded by one of them, while the
+slide's own tiles are decoded once for all.
 
 Enters: a view of a slide and window corners, px of that view.  Leaves: an encoded tile a window, by rows, or a
-`LostTile` where pixels cannot be decoded. Memory holds one stretch of a band and a bounded queue, however large the
-slide.
+`LostTile` where pixels cannot be decoded. Memory holds the windows at work, a bounded queue, and the native tiles that
+two rows of windows share, however large the slide.
+
+A window that is exactly one compressed tile of the file, at its own resolution and in the codec of the store, is copied
+as it is. It is decoded all the same, for what is measured and to see whether it is sound; unless nothing is to be
+measured.
 """
 
 from __future__ import annotations
@@ -10,24 +15,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from cytopipe.core.errors import RunError
-from cytopipe.slides import Foreground, MppView, glass_fraction, sharpness
+from cytopipe.slides import Foreground, MppView, sharpness, sharpness_and_glass
 from cytopipe.tiles.config import Codec, TileConfig
-from cytopipe.tiles.grid import rows_of
 from cytopipe.tiles.images import encode_image
 from cytopipe.tiles.plan import TilePlan
 from cytopipe.tiles.rows import LostTile, TileRow
 
-# [D] longest stretch of a band read at once: 59 MB with tiles of 1200 px; tiles within it share their native tiles
-STRETCH_PX = 16_384
-QUEUE_PER_WORKER = 3  # [D] keeps encoders busy while a stretch is decoded; each place is one tile of memory
+QUEUE_PER_WORKER = 4  # [D] keeps all threads busy while one window takes longer; each place is one tile of memory
 
 U8 = NDArray[np.uint8]
 T = TypeVar("T")
@@ -36,18 +39,23 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutTile:
-    """One window as a file, and what was measured on its pixels.
+    """One window as it is stored, and what was measured on its pixels.
 
-    x, y   corner, px of the view
-    image  bytes of a JPEG or PNG file
-    glass  fraction of empty glass; None where its level is unknown
+    x, y       corner, px of the view
+    image      as `encode_image` gives it
+    sharpness  None where nothing was to be measured
+    glass      fraction of empty glass; None likewise, and where its level is unknown
+    z          the plane shown; None where the slide is no stack
+    is_copied  the slide's own compressed tile, not encoded anew
     """
 
     x: int
     y: int
     image: bytes
-    sharpness: float
+    sharpness: float | None
     glass: float | None
+    z: int | None
+    is_copied: bool
 
 
 def cut_windows(
@@ -58,30 +66,40 @@ def cut_windows(
     codec: Codec,
     quality: int,
     workers: int,
-    glass_of: Callable[[U8], float] | None = None,
+    glass: Sequence[float] | None = None,
+    measure: bool = True,
 ) -> Iterator[CutTile | LostTile]:
     """Cut square windows at (x, y), px of the view; what hangs over the slide is background. By rows, left to right.
 
-    glass_of   the share of empty glass in an image (h, w, 3); None where the slide's glass is unknown
-    A window that cannot be decoded costs itself alone: its stretch is read again window by window.
+    glass    the slide's grey level of empty glass per channel (`Foreground.glass`); None where it is unknown
+    measure  whether sharpness and glass are measured
+    A window that cannot be decoded costs itself alone.
     """
+    origins = sorted(origins_px, key=lambda origin: (origin[1], origin[0]))
+    view.announce(origins, tile_px, tile_px)
 
-    def finish(window: tuple[int, int, U8] | LostTile) -> CutTile | LostTile:
-        if isinstance(window, LostTile):
-            return window
-        x, y, rgb = window
-        glass = None if glass_of is None else glass_of(rgb)
-        return CutTile(x, y, encode_image(rgb, codec, quality), sharpness(rgb), glass)
+    def cut(origin: tuple[int, int]) -> CutTile | LostTile:
+        x, y = origin
+        copied = view.copied_tile(x, y, tile_px, tile_px) if codec == "jpeg" else None
+        if copied is not None and not measure:
+            return CutTile(x, y, copied, None, None, None, True)
+        try:
+            rgb, z = view.read_with_z(x, y, tile_px, tile_px)  # also of a copied tile: the reader sees what is broken
+        except RunError as error:
+            return LostTile(x, y, str(error))
+        sharp, empty = _measured(rgb, glass) if measure else (None, None)
+        image = copied if copied is not None else encode_image(rgb, codec, quality)
+        return CutTile(x, y, image, sharp, empty, z, copied is not None)
 
-    return map_in_order(finish, _windows(view, list(origins_px), tile_px), workers)
+    with _one_thread_a_call():
+        yield from map_in_order(cut, origins, workers)
 
 
 def cut_plan(
-    plan: TilePlan, view: MppView, foreground: Foreground | None, config: TileConfig, *, labelled: bool, workers: int
+    plan: TilePlan, view: MppView, foreground: Foreground | None, config: TileConfig, *, workers: int
 ) -> Iterator[TileRow | LostTile]:
-    """The chosen tiles of a plan as rows of the store, in its order. `labelled`: somebody annotated the slide."""
+    """The chosen tiles of a plan as rows of the store, by rows."""
     row_of = {plan.origins[i]: i for i in np.flatnonzero(plan.kept).tolist()}
-    glass_of = None if foreground is None else partial(glass_fraction, glass=foreground.glass)
     cuts = cut_windows(
         view,
         row_of,
@@ -89,7 +107,8 @@ def cut_plan(
         codec=config.codec,
         quality=config.quality,
         workers=workers,
-        glass_of=glass_of,
+        glass=None if foreground is None else foreground.glass,
+        measure=config.measure,
     )
     for cut in cuts:
         if isinstance(cut, LostTile):
@@ -108,15 +127,17 @@ def cut_plan(
             foreground=None if plan.foreground is None else float(plan.foreground[i]),
             sharpness=cut.sharpness,
             glass=cut.glass,
-            labelled=labelled,
-            origin="grid",
+            labelled=bool(plan.labelled[i]),
+            origin=plan.origin[i],
             image=cut.image,
+            z=cut.z,
+            copied=cut.is_copied,
         )
 
 
 def map_in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
     """work(item) of every item, in order, in threads; at most `QUEUE_PER_WORKER` items a thread are in memory."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="cut") as pool:
         pending: deque[Future[R]] = deque()
         try:
             for item in items:
@@ -130,36 +151,16 @@ def map_in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> It
                 future.cancel()
 
 
-def stretches(xs: Sequence[int], tile_px: int) -> Iterator[list[int]]:
-    """Ascending window starts of one row in groups to read at once: no gap inside, no longer than STRETCH_PX."""
-    group: list[int] = []
-    for x in xs:
-        if group and (x > group[-1] + tile_px or x + tile_px - group[0] > STRETCH_PX):
-            yield group
-            group = []
-        group.append(x)
-    if group:
-        yield group
+def _measured(rgb: U8, glass: Sequence[float] | None) -> tuple[float, float | None]:
+    return (sharpness(rgb), None) if glass is None else sharpness_and_glass(rgb, glass)
 
 
-def _windows(
-    view: MppView, origins_px: list[tuple[int, int]], tile_px: int
-) -> Iterator[tuple[int, int, U8] | LostTile]:
-    for y, row in rows_of(origins_px):
-        for xs in stretches(row, tile_px):
-            try:
-                band = view.read(xs[0], y, xs[-1] + tile_px - xs[0], tile_px)
-            except RunError:
-                yield from _one_by_one(view, xs, y, tile_px)
-                continue
-            for x in xs:
-                # a copy: a slice would keep the whole stretch alive while it waits in the queue
-                yield x, y, np.ascontiguousarray(band[:, x - xs[0] : x - xs[0] + tile_px])
-
-
-def _one_by_one(view: MppView, xs: Sequence[int], y: int, tile_px: int) -> Iterator[tuple[int, int, U8] | LostTile]:
-    for x in xs:
-        try:
-            yield x, y, view.read(x, y, tile_px, tile_px)
-        except RunError as error:
-            yield LostTile(x, y, str(error))
+@contextmanager
+def _one_thread_a_call() -> Iterator[None]:
+    """OpenCV without threads of its own: windows are cut side by side already, and each call would wait for a pool."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)

@@ -9,7 +9,9 @@ from shapely.geometry.base import BaseGeometry
 
 from cytopipe.slides import Foreground, Slide
 
-Origin = Literal["grid", "random", "mined"]
+# grid: of a regular grid; random: drawn over the foreground, also by `mine-unlabeled`; object: around an annotated
+# object; mined: chosen by a model
+Origin = Literal["grid", "random", "object", "mined"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,7 +20,9 @@ class TileRow:
 
     x, y         corner in px of the tile's own resolution; they name the tile
     x0 y0 x1 y1  its box in level-0 px of the slide
-    image        bytes of a JPEG or PNG file
+    image        from `encode_image`, or the bytes that a slide's file holds
+    z            plane of a stack that the image shows, from 0; null: the slide has one plane
+    copied       the image is the slide's own compressed tile
     """
 
     x: int
@@ -36,6 +40,8 @@ class TileRow:
     image: bytes
     score: float | None = None
     model: str | None = None
+    z: int | None = None
+    copied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,15 @@ class LostTile:
     x: int
     y: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlurredTile:
+    """A tile left out because its `sharpness` is below the one asked for: it is counted and not stored."""
+
+    x: int
+    y: int
+    sharpness: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,11 +81,15 @@ class SlideRow:
 
     path, annotations_sha256  the file as the user named it; the annotations it was cut with (null: nobody annotated it)
     fingerprint               of the slide's file (`fingerprint_of`)
+    icc, z, channels          how its samples became RGB, as asked for on the command line; null: as stored
     classes                   names in its annotations, sorted, also of objects that no tile shows
     foreground_fraction       of the slide; null where no mask was made
     tiles_kept_for_objects    tiles below the foreground limit, stored since an annotated object lies on them
-    tiles_glass, tiles_unreadable       tiles dropped, by reason
+    tiles_copied              tiles stored as the slide's own compressed tiles
+    tiles_glass, tiles_outside_roi, tiles_blurred, tiles_unreadable   tiles dropped, by reason
     objects_annotated, objects_unseen   objects read; those on no tile of the store
+    objects_mended, objects_refused     objects of invalid geometry, each listed in problems.csv
+    objects_ignored                     objects of classes that were to be ignored
     pieces_kept, pieces_dropped         rows of objects.parquet; those left out for being less visible than asked
     error                     why the slide gave no tiles, or which of its tiles are lost; null when all went well
     """
@@ -89,23 +108,32 @@ class SlideRow:
     mpp_guessed: bool | None = None
     reader: str | None = None
     background: str | None = None
+    icc: str | None = None
+    z: str | None = None
+    channels: str | None = None
     fingerprint: str | None = None
     annotations_sha256: str | None = None
     classes: tuple[str, ...] = ()
     foreground_fraction: float | None = None
     tiles_kept: int = 0
     tiles_kept_for_objects: int = 0
+    tiles_copied: int = 0
     tiles_glass: int = 0
+    tiles_outside_roi: int = 0
+    tiles_blurred: int = 0
     tiles_unreadable: int = 0
     objects_annotated: int = 0
     objects_unseen: int = 0
+    objects_mended: int = 0
+    objects_refused: int = 0
+    objects_ignored: int = 0
     pieces_kept: int = 0
     pieces_dropped: int = 0
     error: str | None = None
 
     def of_slide(self, slide: Slide, foreground: Foreground | None, fingerprint: str) -> SlideRow:
         """The row with what an opened slide says of itself. `foreground`: None where no mask was made."""
-        resolution = slide.resolution
+        resolution, showing = slide.resolution, slide.showing
         return replace(
             self,
             width_px=slide.dimensions[0],
@@ -116,6 +144,9 @@ class SlideRow:
             mpp_guessed=resolution.guessed if resolution else None,
             reader=slide.reader,
             background=foreground.background if foreground else None,
+            icc=None if showing.icc == "off" else showing.icc,
+            z=None if slide.z_count == 1 else str(slide.z),
+            channels=showing.channels,
             fingerprint=fingerprint,
             foreground_fraction=foreground.kept_fraction if foreground else None,
         )

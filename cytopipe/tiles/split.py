@@ -10,11 +10,26 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from cytopipe.core.errors import UserError
 
 PARTS = ("train", "val", "test")
 SALT = "cytopipe-split-1"
+
+Stratify = Literal["stratum", "diagnosis", "none"]
+"""Which column of the slide list names the strata; `none`: the split looks at the patients alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileOfPatient:
+    """A slide file of a split: its id, whose it is, in which part, and `fingerprint_of` the file."""
+
+    slide_id: str
+    patient: str
+    part: str
+    fingerprint: str
 
 
 def parse_ratio(text: str) -> dict[str, float]:
@@ -120,6 +135,24 @@ def fixed_parts(patient_and_part: Iterable[tuple[str, str | None]]) -> dict[str,
                 fix="put all slides of a patient in one part",
             )
     return part_of
+
+
+def refuse_shared_files(files: Iterable[FileOfPatient]) -> None:
+    """Raise UserError for the first slide file that stands in two parts, under two patients.
+
+    A patient is in one part, so only a file that is listed twice can be in two: a copy under another name, or a patient
+    with two names. One file for several patients of one part is no leak.
+    """
+    seen: dict[str, FileOfPatient] = {}
+    for file in files:
+        first = seen.setdefault(file.fingerprint, file)
+        if first.part != file.part:
+            a, b = sorted((first, file), key=lambda f: f.slide_id)
+            raise UserError(
+                f"slides {a.slide_id!r} and {b.slide_id!r} are the same file, in two parts: {a.part} as patient "
+                f"{a.patient!r}, {b.part} as patient {b.patient!r}",
+                fix="list the slide once, or give both one patient",
+            )
 
 
 def _draw(patient: str, seed: int) -> bytes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from cytopipe.methods import Method, MethodConfig, find_method
 from cytopipe.nets import DetNet, NetSpec, build_net, load_bundle
 from cytopipe.nets.bundle import WEIGHTS_FILE, load_state
 from cytopipe.tiles import TileStore
+from cytopipe.tiles.fractions import LabelUnit, choose_labelled, parse_fraction
 from cytopipe.train.engine import Parts
 from cytopipe.train.settings import TrainSettings
 
@@ -71,8 +72,8 @@ def check_method(settings: TrainSettings, has_unlabelled: bool) -> MethodConfig:
 
 def open_stores(labelled: Path, unlabelled: Path | None, seed: int, say: Say) -> Stores:
     """Open both stores and choose the rows. Raises UserError where resolutions differ, a part is empty, or unlabelled
-    tiles come from patients of
-    the validation or test part of the labelled store."""
+    tiles come from patients or slide files of the validation or test part of the labelled store.
+    """
     store = TileStore(labelled)
     rows = store.rows(labelled=True)
     if len(rows) == 0:
@@ -93,27 +94,40 @@ def open_stores(labelled: Path, unlabelled: Path | None, seed: int, say: Say) ->
             where=str(unlabelled),
             fix=f"make it with `cytopipe mine-unlabeled --exclude {labelled}`",
         )
+    files = _files(store, held_out)
+    same = sorted(set(_files(other)) & set(files))
+    if same:
+        raise UserError(
+            f"holds the slide file of {files[same[0]]!r}, which {labelled} keeps for validation or test, under another "
+            "patient",
+            where=str(unlabelled),
+            fix="give both slides one patient",
+        )
     return Stores(store, train_rows, val_rows, other, other.rows())
 
 
-def with_fraction(stores: Stores, fraction: str | None, seed: int, say: Say) -> Stores:
-    """A share of the labelled training tiles, "N/M" or a number in (0, 1]: the first of one seeded order, so that 1/16
-    lies inside 1/8.
+def with_fraction(
+    stores: Stores, fraction: str | float | None, seed: int, say: Say, unit: LabelUnit = "tile"
+) -> Stores:
+    """The stores with a share of the labelled training tiles, or of their patients (tiles/fractions.py); None: all.
 
-    Validation is not touched. Raises UserError for anything else.
+    Validation is not touched. Raises UserError for what is no fraction in (0, 1].
     """
     if fraction is None:
         return stores
-    try:
-        share = float(Fraction(fraction))
-    except (ValueError, ZeroDivisionError) as error:
-        raise UserError(f"--label-fraction {fraction!r} is no fraction", fix="write it as 1/8") from error
-    if not 0 < share <= 1:
-        raise UserError(f"--label-fraction {fraction} is not in (0, 1]", fix="write it as 1/8")
-    order = rng_from(seed, "label fraction").permutation(len(stores.train_rows))
-    count = max(1, round(share * len(order)))
-    say(f"{count} of {len(order)} labelled training tiles are used")
-    return replace(stores, train_rows=np.sort(stores.train_rows[order[:count]]))
+    tile_ids, patients = labelled_names(stores)
+    kept = choose_labelled(tile_ids, patients, parse_fraction(fraction), unit, seed)
+    people = len({patients[i] for i in kept.tolist()})
+    say(
+        f"{len(kept)} of {len(tile_ids)} labelled training tiles are used, of {people} of {len(set(patients))} patients"
+    )
+    return replace(stores, train_rows=stores.train_rows[kept])
+
+
+def labelled_names(stores: Stores) -> tuple[list[str], list[str]]:
+    """tile_id and patient of each labelled training tile, in the order of `train_rows`."""
+    rows = stores.labelled.tiles.select(["tile_id", "patient"]).take(stores.train_rows)
+    return rows["tile_id"].to_pylist(), rows["patient"].to_pylist()
 
 
 def chosen_classes(store: TileStore, names: list[str] | None) -> tuple[ObjectClass, ...]:
@@ -206,6 +220,16 @@ def _patients(store: TileStore, part: str) -> set[str]:
         p
         for p, s in zip(store.tiles["patient"].to_pylist(), store.tiles["split"].to_pylist(), strict=True)
         if s == part
+    }
+
+
+def _files(store: TileStore, patients: Collection[str] | None = None) -> dict[str, str]:
+    """fingerprint -> slide_id of the slides that have one; of some patients only, where they are given."""
+    slides = store.slides.select(["fingerprint", "slide_id", "patient"]).to_pylist()
+    return {
+        row["fingerprint"]: row["slide_id"]
+        for row in slides
+        if row["fingerprint"] is not None and (patients is None or row["patient"] in patients)
     }
 
 

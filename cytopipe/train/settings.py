@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cytopipe.tiles.fractions import LabelUnit
+
 
 class TrainSettings(BaseModel):
     """The settings of one run. Lengths are px at the store's mpp; schedules count optimiser steps (iterations)."""
@@ -26,6 +28,13 @@ class TrainSettings(BaseModel):
     )
     config: dict[str, Any] = Field(
         default_factory=dict, description="the method's own settings, by the symbols of its paper"
+    )
+
+    label_fraction: str | float | None = Field(
+        None, description="share of the labelled training tiles that is used, e.g. 1/8; not given: all"
+    )
+    label_unit: LabelUnit = Field(
+        "tile", description="what that share is a share of: tiles, or patients with all their tiles"
     )
 
     iterations: int = Field(1000, gt=0, description="T, optimiser steps of the whole run")

@@ -82,7 +82,7 @@ def test_bad_input_is_one_line_and_exit_code_two(folders, tmp_path):
         (tmp_path / "nowhere", truths): "nowhere: no such file or folder; give the --out of infer",
         (truths, truths): "holds no objects.parquet",
         (results, tmp_path / "nowhere"): "nowhere: no such file or folder; give a GeoJSON",
-        (results, results): "holds no GeoJSON and is no tile store",
+        (results, results): "holds no annotation file and is no tile store",
         (results, truths / "a.geojson"): "one truth for the results of 2 slides; give a folder",
         (results, truths, "--iou", "0"): "--iou 0",
         (results / "a", truths, "--roi", "Region"): "has no annotation of class 'Region'",

@@ -64,6 +64,7 @@ def test_mined_windows_are_counted_and_the_next_command_is_said(slide, model, tm
     assert "without --exclude nothing keeps slides of validation or test patients out" in done.stderr
     store = TileStore(out)
     assert (len(store), store.info.tile_px, store.info.mpp) == (2, 128, 0.5)
+    assert "2 tiles of 1 slide" in (out / "index.html").read_text()
 
 
 def test_json_prints_one_document_and_nothing_else_on_stdout(slide, model, tmp_path):

@@ -301,6 +301,35 @@ def test_the_lists_own_splits_stand_and_a_patient_in_two_of_them_is_refused(tmp_
     assert not (tmp_path / "other").exists()
 
 
+def test_one_file_under_two_patients_in_two_parts_is_a_leak_and_refused(tmp_path):
+    for name in ("S-0", "copy"):
+        write_slide(tmp_path / f"{name}.svs")
+    rows = [
+        {"path": f"{name}.svs", "patient": name, "split": part} for name, part in (("S-0", "train"), ("copy", "val"))
+    ]
+
+    done = tile(write_list(tmp_path / "slides.csv", rows), "--out", tmp_path / "store")
+
+    assert done.exit_code == 2
+    assert "slides 'S-0' and 'copy' are the same file, in two parts" in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_the_split_is_stratified_by_the_column_asked_for(tmp_path):
+    rows = []
+    for i in range(8):
+        write_slide(tmp_path / f"S-{i}.svs", seed=i)
+        rows.append({"path": f"S-{i}.svs", "patient": f"P-{i}", "diagnosis": "LSIL" if i % 2 else "NILM"})
+    listed = write_list(tmp_path / "slides.csv", rows)
+
+    done = tile(listed, "--split", "1:1", "--stratify", "diagnosis", "--out", tmp_path / "store")
+
+    assert done.exit_code == 0, done.stderr
+    parts = splits_of(tmp_path / "store")
+    for stratum in (0, 1):
+        assert sorted(parts[f"S-{i}"] for i in range(stratum, 8, 2)) == ["train", "train", "val", "val"]
+
+
 def test_annotations_that_changed_are_taken_up(tmp_path):
     slide, truth = write_slide(tmp_path / "S-1.svs"), tmp_path / "S-1.geojson"
     tile(slide, "--out", tmp_path / "store")

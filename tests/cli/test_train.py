@@ -131,6 +131,7 @@ def test_dual_alignment_logs_its_four_terms_by_their_names(labelled_store, unlab
         (["--method", "supervised", "--set", "train.itertions=5"], "did you mean 'iterations'"),
         (["--method", "supervised", "--set", "train.config.margin=5"], "margin"),
         (["--method", "supervised", "--label-fraction", "2"], "--label-fraction"),
+        (["--method", "supervised", "--label-unit", "slide"], "--label-unit"),
         (["--method", "supervised", "--set", 'train.classes=["HSILL"]'], "did you mean 'HSIL'"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import MultiPolygon, Polygon, box
 
-from cytopipe.tiles.clip import clip_to_tiles
+from cytopipe.tiles.clip import TILES_AT_ONCE, clip_to_tiles
 from cytopipe.tiles.grid import plan_grid
 from tests.strategies import overlapping_cells
 
@@ -111,3 +111,14 @@ def test_a_slide_without_objects_has_no_pieces():
 
     assert len(pieces) == 0
     assert pieces.unseen.tolist() == []
+
+
+def test_of_more_tiles_than_are_looked_at_together_each_sees_its_own_objects():
+    columns = np.arange(TILES_AT_ONCE + 10, dtype=np.float64) * 10
+    boxes = np.stack([columns, np.zeros_like(columns), columns + 10, np.full_like(columns, 10)], axis=1)
+    far = float(columns[-1])
+
+    pieces = clip_to_tiles([box(far + 2, 2, far + 5, 5), box(2, 2, 5, 5), box(15, 2, 25, 5)], boxes, min_visible=0.2)
+
+    assert pieces.tile.tolist() == [0, 1, 2, len(boxes) - 1]
+    assert pieces.object.tolist() == [1, 2, 2, 0]

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cytopipe.core.errors import UserError
-from cytopipe.mine import Candidates, Picked, centred_corners, choose, parse_mixture, top_suspicion
+from cytopipe.mine import Candidates, Picked, choose, parse_mixture, top_suspicion
+from cytopipe.tiles import centred_corners
 
 TILE_PX = 100
 

@@ -91,7 +91,7 @@ def test_an_id_used_twice_is_made_unique_and_said(read):
     annotations, lines = read([feature(polygon(SQUARE)), feature(polygon(SQUARE))])
 
     assert [a.object_id for a in annotations] == ["cell-1", "cell-1-2"]
-    assert lines == ["feature 2 mended: id cell-1 is used twice, read as cell-1-2"]
+    assert lines == ["cell-1-2 mended: id cell-1 is used twice, read as cell-1-2"]
 
 
 def test_derived_classes_and_metadata_are_kept(read):
@@ -123,7 +123,7 @@ def test_derived_classes_and_metadata_are_kept(read):
             feature(polygon([["0", "0"], ["1", "0"], ["1", "1"], ["0", "0"]])),
             "its coordinates are not pairs of numbers",
         ),
-        (feature(polygon([[0, 0], [5, 5], [0, 0]])), "a ring has 2 points"),
+        (feature(polygon([[0, 0], [5, 5], [0, 0]])), "has 2 points"),
         (feature(polygon([[0, 0], [5, 5], [9, 9], [0, 0]])), "encloses no area"),
         (feature(polygon([[0, 0], [1, float("nan")], [1, 1], [0, 0]])), "a coordinate is not a finite number"),
         (feature(polygon([[0, 0], [1e300, 0], [1, 1], [0, 0]])), "a coordinate of 1e+300 px lies outside of any slide"),
@@ -131,12 +131,13 @@ def test_derived_classes_and_metadata_are_kept(read):
         ("cell", "is not a GeoJSON feature"),
     ],
 )
-def test_what_cannot_be_read_is_left_out_with_its_reason_and_the_rest_is_read(read, broken, reason):
+def test_what_cannot_be_read_is_refused_with_its_reason_and_the_rest_is_read(read, broken, reason):
     annotations, lines = read([broken, feature(polygon(SQUARE))])
 
     assert [a.geometry.area for a in annotations] == [100]
     assert len(lines) == 1
-    assert lines[0].startswith(f"feature 1 left out: {reason}")
+    place = broken["id"] if isinstance(broken, dict) else "feature-1"
+    assert lines[0].startswith(f"{place} refused: {reason}")
 
 
 def test_an_outline_that_crosses_itself_keeps_the_area_that_it_encloses(read):
@@ -146,14 +147,14 @@ def test_an_outline_that_crosses_itself_keeps_the_area_that_it_encloses(read):
 
     assert annotations[0].geometry.is_valid
     assert annotations[0].geometry.area == 50
-    assert lines == ["feature 1 mended: self-intersection, the enclosed area is kept"]
+    assert lines == ["cell-1 mended: self-intersection, the enclosed area is kept"]
 
 
 def test_an_open_ring_is_closed_and_said(read):
     annotations, lines = read([feature(polygon(SQUARE[:-1]))])
 
     assert annotations[0].geometry.area == 100
-    assert lines == ["feature 1 mended: a ring is not closed"]
+    assert lines == ["cell-1 mended: a ring is not closed"]
 
 
 def test_holes_and_a_third_coordinate_are_understood(read):

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cytopipe.core.errors import UserError
-from cytopipe.tiles.split import assign_splits, fixed_parts, parse_ratio, split_patients
+from cytopipe.tiles.split import (
+    FileOfPatient,
+    assign_splits,
+    fixed_parts,
+    parse_ratio,
+    refuse_shared_files,
+    split_patients,
+)
 
 RATIO = parse_ratio("7:1:2")
 
@@ -112,3 +119,50 @@ def test_a_patient_with_slides_of_several_strata_stands_with_the_most_frequent()
     part_of = split_patients(slides, {}, RATIO)
 
     assert Counter(part_of.values()) == {"train": 7, "val": 1, "test": 2}
+
+
+grown = st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["HSIL", "NILM", None])), min_size=3, max_size=60)
+
+
+@given(st.lists(grown, min_size=2, max_size=5), st.integers(0, 3))
+def test_no_assignment_ever_changes_however_a_list_grows(batches, seed):
+    slides = [(f"P{i:02d}", None, None) for i in range(20)]
+    part_of = split_patients(slides, {}, RATIO, seed)
+
+    for batch in batches:  # new patients, and new slides of old ones, whose stratum may be another one
+        slides += [(f"P{patient:02d}", stratum, None) for patient, stratum in batch]
+        larger = split_patients(slides, part_of, RATIO, seed)
+        assert {patient: larger[patient] for patient in part_of} == part_of
+        part_of = larger
+
+    assert set(part_of) == {patient for patient, _, _ in slides}
+
+
+@given(st.integers(10, 17), st.integers(0, 3))
+def test_while_one_part_has_more_than_its_share_all_new_patients_go_to_the_others(more, seed):
+    fixed = {f"P{i:03d}": "train" for i in range(40)}  # the share of 57 patients
+
+    part_of = assign_splits(patients(40 + more), fixed, RATIO, seed)
+
+    count = Counter(part_of.values())
+    assert count["train"] == 40
+    lacking = {part: (40 + more) * RATIO[part] - count[part] for part in ("val", "test")}
+    assert abs(lacking["val"] - lacking["test"]) <= 1  # each went to the part that lacked more
+
+
+def in_part(slide_id: str, part: str, fingerprint: str, patient: str = "") -> FileOfPatient:
+    return FileOfPatient(slide_id, patient or f"patient of {slide_id}", part, fingerprint)
+
+
+def test_one_slide_file_in_two_parts_is_refused_by_both_names():
+    files = [in_part("S-1", "train", "aa"), in_part("S-2", "val", "bb"), in_part("copy of S-1", "test", "aa")]
+
+    with pytest.raises(UserError, match="'S-1' and 'copy of S-1' are the same file, in two parts: train as") as told:
+        refuse_shared_files(files)
+
+    assert "test as patient 'patient of copy of S-1'" in str(told.value)
+    assert "give both one patient" in str(told.value)
+
+
+def test_one_slide_file_twice_in_one_part_is_no_leak():
+    refuse_shared_files([in_part("S-1", "train", "aa"), in_part("S-2", "train", "aa"), in_part("S-3", "val", "bb")])

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import threading
-from itertools import pairwise
+from collections import Counter
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
-from hypothesis import given
+import tifffile
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shapely import box
 
 from cytopipe.core.errors import RunError, UserError
 from cytopipe.formats.annotations import Annotation
 from cytopipe.slides import Foreground, MppView, open_slide
-from cytopipe.tiles import TileConfig, cut_windows, plan_tiles, tile_config
-from cytopipe.tiles.cut import QUEUE_PER_WORKER, STRETCH_PX, map_in_order, stretches
+from cytopipe.slides.tiff_reader import TiffSlide
+from cytopipe.tiles import LostTile, TileConfig, cut_windows, plan_tiles, tile_config
+from cytopipe.tiles.cut import QUEUE_PER_WORKER, map_in_order
+from cytopipe.tiles.grid import plan_grid
 from cytopipe.tiles.images import encode_image
 
 SIZE = WIDTH, HEIGHT = 150, 90
@@ -99,17 +103,84 @@ def test_a_consumer_that_leaves_ends_the_threads():
 
     results.close()
 
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("encode")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("cut")]
 
 
-@given(st.lists(st.integers(0, 60_000), min_size=1, unique=True).map(sorted), st.integers(1, 20_000))
-def test_stretches_hold_every_window_once_without_gaps_and_not_too_long(xs, tile_px):
-    groups = list(stretches(xs, tile_px))
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory):
+    """A JPEG-tiled slide of noise, 300 x 220 px in tiles of 32 px."""
+    path = tmp_path_factory.mktemp("tiled") / "s.tif"
+    rng = np.random.default_rng(3)
+    pixels = np.kron(rng.integers(0, 256, (55, 75, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
+    tifffile.imwrite(path, pixels, tile=(32, 32), photometric="rgb", compression="jpeg")
+    return path
 
-    assert [x for group in groups for x in group] == xs
-    for group in groups:
-        assert len(group) == 1 or group[-1] + tile_px - group[0] <= STRETCH_PX
-        assert all(b - a <= tile_px for a, b in pairwise(group))
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(16, 120), st.integers(0, 15), st.sampled_from(["shift", "pad"]), st.sampled_from([1, 2, 1.5]))
+def test_each_native_tile_is_decoded_once_whatever_the_grid(tiled, monkeypatch, tile_px, overlap_px, edge, mpp):
+    decoded_at: Counter[int] = Counter()
+    whole = TiffSlide._decoded
+
+    def counted(self, plane, index, buffer):
+        decoded_at[index] += 1
+        return whole(self, plane, index, buffer)
+
+    with monkeypatch.context() as patch, open_slide(tiled, mpp_override=1.0) as slide:
+        _ = slide.background  # judged from the pixels, before it is counted
+        slide._cache.clear()
+        patch.setattr(TiffSlide, "_decoded", counted)
+        view = MppView(slide, mpp)
+        grid = plan_grid(view.width, view.height, tile_px, overlap_px, edge)
+        tiles = list(cut_windows(view, grid.origins(), tile_px, codec="png", quality=90, workers=3))
+        left = slide._cache._held
+    assert len(tiles) == len(grid)
+    assert set(decoded_at.values()) == {1}
+    assert len(decoded_at) == 10 * 7
+    assert not left  # nothing is kept after the last window
+
+
+def test_a_window_that_is_a_compressed_tile_of_the_slide_is_copied_and_shows_the_same_pixels(tiled):
+    with open_slide(tiled) as slide:
+        view = MppView(slide, None)
+        copied = list(cut_windows(view, [(0, 0), (64, 32), (288, 0)], 32, codec="jpeg", quality=90, workers=2))
+        other = list(cut_windows(view, [(0, 0), (64, 32), (288, 0)], 32, codec="png", quality=90, workers=2))
+    assert [tile.is_copied for tile in copied] == [True, False, True]  # (288, 0) hangs over the border
+    assert not any(tile.is_copied for tile in other)
+    for one, same in zip(copied, other, strict=True):
+        if one.is_copied:
+            assert np.array_equal(imagecodecs.jpeg8_decode(one.image), decoded(same.image))
+            assert one.sharpness == same.sharpness
+
+
+def test_without_measuring_a_copied_window_is_not_decoded_and_others_are_stored_alike(tiled, monkeypatch):
+    origins = [(0, 0), (64, 32), (40, 40)]
+    with open_slide(tiled) as slide:
+        view = MppView(slide, None)
+        measured = list(cut_windows(view, origins, 32, codec="jpeg", quality=90, workers=2, glass=(240.0,) * 3))
+        read = []
+        whole = MppView.read_with_z
+        monkeypatch.setattr(MppView, "read_with_z", lambda self, *window: read.append(window) or whole(self, *window))
+        bare = list(cut_windows(view, origins, 32, codec="jpeg", quality=90, workers=1, measure=False))
+    assert read == [(40, 40, 32, 32)]
+    assert [tile.image for tile in bare] == [tile.image for tile in measured]
+    assert all(tile.sharpness is not None and tile.glass is not None for tile in measured)
+    assert all(tile.sharpness is None and tile.glass is None for tile in bare)
+
+
+def test_a_window_that_cannot_be_decoded_costs_itself_alone(tiled, tmp_path):
+    broken = tmp_path / "broken.tif"
+    data = bytearray(tiled.read_bytes())
+    with tifffile.TiffFile(tiled) as tiff:
+        offset = tiff.pages[0].dataoffsets[11]
+    data[offset : offset + 2] = b"no"
+    broken.write_bytes(data)
+    with open_slide(broken) as slide:
+        origins = [(x, y) for y in range(0, 160, 40) for x in range(0, 240, 40)]
+        tiles = list(cut_windows(MppView(slide, None), origins, 40, codec="png", quality=90, workers=2))
+    lost = [tile for tile in tiles if isinstance(tile, LostTile)]
+    assert [(tile.x, tile.y) for tile in lost] == [(0, 0), (40, 0), (0, 40), (40, 40)]  # native tile 11: x 32, y 32
+    assert all("level 0, at x 32 y 32: tile cannot be decoded" in tile.reason for tile in lost)
 
 
 def test_tiles_of_glass_are_dropped(view):
@@ -169,7 +240,7 @@ def test_an_object_that_stands_for_a_group_is_marked(view):
         ({"overlap_px": 100, "tile_px": 100}, "overlap_px 100 is not below tile_px 100"),
         ({"tile_px": 4}, "tile.tile_px: Input should be greater than or equal to 16"),
         ({"til_px": 4}, "unknown key 'til_px'; did you mean 'tile_px'"),
-        ({"codec": "webp"}, "tile.codec: Input should be 'jpeg' or 'png'"),
+        ({"codec": "webp"}, "tile.codec: Input should be 'jpeg', 'png' or 'zarr'"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_what_was_expected(given_values, message):

@@ -3,82 +3,33 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
+import pickle
+import shutil
 from itertools import permutations
-from pathlib import Path
 
 import geopandas
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from shapely import box
 
 from cytopipe.core.errors import RunError, UserError
-from cytopipe.tiles import LostTile, MadeBy, ObjectRow, SlideRow, StoreInfo, TileRow, TileStore, open_writer
-from cytopipe.tiles.images import encode_image
-from cytopipe.tiles.store import folder_name
-
-TILE_PX = 32
-INFO = StoreInfo(
-    tile_px=TILE_PX,
-    mpp=0.5,
-    overlap_px=0,
-    edge="shift",
-    codec="png",
-    quality=90,
-    made_by=MadeBy(command="tile", version="0"),
+from cytopipe.formats.annotations import Problem
+from cytopipe.tiles import BlurredTile, LostTile, SlideRow, TileStore, open_writer
+from tests.stores import (
+    SLIDES,
+    TILE_PX,
+    break_off,
+    bytes_of,
+    object_rows,
+    picture,
+    slide_row,
+    store_info,
+    tile_row,
+    write,
 )
-SLIDES = ("S-2", "S-10", "S-1")
 
-
-def picture(slide_id: str, x: int) -> np.ndarray:
-    seed = int.from_bytes(hashlib.sha256(f"{slide_id}{x}".encode()).digest()[:4], "big")
-    return np.random.default_rng(seed).integers(0, 256, (TILE_PX, TILE_PX, 3), dtype=np.uint8)
-
-
-def tile_row(slide_id: str, x: int, **changes: object) -> TileRow:
-    values = {
-        "mpp": 0.5,
-        "foreground": 0.25,
-        "sharpness": 1.5,
-        "glass": 0.75,
-        "labelled": True,
-        "origin": "grid",
-        "image": encode_image(picture(slide_id, x), "png", 90),
-    }
-    return TileRow(x, 0, 2.0 * x, 0.0, 2.0 * (x + TILE_PX), 2.0 * TILE_PX, **{**values, **changes})
-
-
-def slide_row(slide_id: str, **changes: object) -> SlideRow:
-    return SlideRow(slide_id, f"patient of {slide_id}", "train", f"{slide_id}.svs", classes=("LSIL",), **changes)
-
-
-def object_rows() -> list[ObjectRow]:
-    return [
-        ObjectRow("b", TILE_PX, 0, "LSIL", box(70, 5, 90, 20), False, False),
-        ObjectRow("c", 0, 0, "LSIL", box(50, 5, 64, 20), True, False),
-        ObjectRow("a", TILE_PX, 0, "nucleus", box(75, 8, 80, 12), False, True),
-    ]
-
-
-def write(folder: Path, slides: tuple[str, ...] = SLIDES, tiles: int = 3) -> None:
-    with open_writer(folder, INFO, {"tile_px": TILE_PX}) as writer:
-        for slide_id in slides:
-            if not writer.is_done(slide_id, {"fingerprint": slide_id}):
-                rows = (tile_row(slide_id, TILE_PX * i) for i in range(tiles))
-                writer.add_slide(slide_row(slide_id), rows, object_rows(), {"fingerprint": slide_id})
-        writer.finish()
-
-
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    """All that a store consists of; the journal tells the order of the work, which may differ."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "run.jsonl"
-    }
+INFO = store_info()
 
 
 def test_what_was_written_is_read(tmp_path):
@@ -124,25 +75,14 @@ def test_the_order_of_the_slides_does_not_change_a_byte(order, tmp_path):
     assert bytes_of(tmp_path / "first") == bytes_of(tmp_path / "second")
 
 
+@pytest.mark.parametrize("codec", ["jpeg", "png", "zarr"])
 @pytest.mark.parametrize("broken_at", [0, 1, 4, 8])
-def test_a_run_that_breaks_anywhere_ends_with_the_bytes_of_an_unbroken_one(broken_at, tmp_path):
-    write(tmp_path / "unbroken")
-    budget = iter(range(broken_at))
-
-    def interrupted(slide_id: str):
-        for i in range(3):
-            if next(budget, None) is None:
-                raise KeyboardInterrupt
-            yield tile_row(slide_id, TILE_PX * i)
-
-    def break_off():
-        with open_writer(tmp_path / "broken", INFO, {"tile_px": TILE_PX}) as writer:
-            for slide_id in SLIDES:
-                writer.add_slide(slide_row(slide_id), interrupted(slide_id), object_rows(), {"fingerprint": slide_id})
+def test_a_run_that_breaks_anywhere_ends_with_the_bytes_of_an_unbroken_one(broken_at, codec, tmp_path):
+    write(tmp_path / "unbroken", codec=codec)
 
     with pytest.raises(KeyboardInterrupt):
-        break_off()
-    write(tmp_path / "broken")
+        break_off(tmp_path / "broken", broken_at, codec)
+    write(tmp_path / "broken", codec=codec)
 
     assert bytes_of(tmp_path / "broken") == bytes_of(tmp_path / "unbroken")
 
@@ -215,6 +155,83 @@ def test_a_slide_without_any_readable_tile_is_absent(tmp_path):
         assert not any((tmp_path / "store/images").iterdir())
 
 
+def test_blurred_and_copied_tiles_are_counted(tmp_path):
+    with open_writer(tmp_path / "store", INFO, {}) as writer:
+        tiles = [tile_row("A", 0, copied=True), BlurredTile(32, 0, 0.1), tile_row("A", 64, z=2)]
+        row = writer.add_slide(slide_row("A"), tiles, object_rows(), {})
+        writer.finish()
+
+    store = TileStore(tmp_path / "store")
+    assert (row.tiles_kept, row.tiles_blurred, row.tiles_copied, row.pieces_kept) == (2, 1, 1, 1)
+    assert store.column("z").to_pylist() == [None, 2]
+    assert store.column("objects").to_pylist() == [1, 0]
+
+
+def test_a_slide_of_which_no_tile_is_sharp_enough_is_absent(tmp_path):
+    with (
+        open_writer(tmp_path / "store", INFO, {}) as writer,
+        pytest.raises(RunError, match="none of 1 tiles is as sharp as asked for"),
+    ):
+        writer.add_slide(slide_row("A"), [BlurredTile(0, 0, 0.1)], [], {})
+
+
+def test_problems_of_annotations_are_listed_by_slide_until_they_are_gone(tmp_path):
+    twisted = Problem("7", 'crosses "itself", twice', "mended")
+    with open_writer(tmp_path / "store", INFO, {}) as writer:
+        writer.add_slide(
+            slide_row("B"), [tile_row("B", 0)], [], {}, [twisted, Problem("feature-3", "empty", "refused")]
+        )
+        writer.add_slide(slide_row("A,1"), [tile_row("A,1", 0)], [], {}, [twisted])
+        writer.finish()
+        listed = (tmp_path / "store/problems.csv").read_text()
+        for slide_id in ("B", "A,1"):
+            writer.add_slide(slide_row(slide_id), [tile_row(slide_id, 0)], [], {"annotations": "mended by hand"})
+        writer.finish()
+
+    assert listed == (
+        "slide_id,object_id,what,done\n"
+        '"A,1",7,"crosses ""itself"", twice",mended\n'
+        'B,7,"crosses ""itself"", twice",mended\n'
+        "B,feature-3,empty,refused\n"
+    )
+    assert not (tmp_path / "store/problems.csv").exists()
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "png", "zarr"])
+def test_a_disk_that_fails_behind_the_cutting_is_said_and_leaves_nothing(codec, tmp_path):
+    def tiles():
+        for i in range(100):
+            if i == 1:  # what a disk that is gone looks like to who writes to it
+                (partial,) = (tmp_path / "store").glob("images*/.A.partial")
+                partial.rename(tmp_path / "gone")
+            yield tile_row("A", TILE_PX * i, TILE_PX * i, codec=codec)
+
+    with open_writer(tmp_path / "store", store_info(codec), {}) as writer:
+        with pytest.raises(RunError, match=r"\.A\.partial.* could not be written \(No such file or directory\)"):
+            writer.add_slide(slide_row("A"), tiles(), [], {})
+
+        assert not writer.is_done("A", {})
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_store_goes_to_workers_and_is_read_there(tmp_path):
+    write(tmp_path / "store")
+
+    store = pickle.loads(pickle.dumps(TileStore(tmp_path / "store")))
+
+    assert np.array_equal(store.read_image(4), picture("S-10", TILE_PX))
+
+
+def test_rows_of_a_slide_that_an_older_version_kept_elsewhere_are_cut_again(tmp_path):
+    write(tmp_path / "store", ("A",))
+    shutil.rmtree(tmp_path / "store/.parts")
+
+    with open_writer(tmp_path / "store", INFO, {"tile_px": TILE_PX}) as writer:
+        is_done = writer.is_done("A", {"fingerprint": "A"})
+
+    assert not is_done
+
+
 def test_a_slide_that_cannot_be_read_is_not_taken_for_a_full_disk(tmp_path):
     def vanishing():
         yield tile_row("A", 0)
@@ -252,17 +269,6 @@ def test_geopandas_reads_the_objects_as_polygons_without_a_place_on_earth(tmp_pa
     assert frame["class"].tolist() == ["LSIL", "nucleus", "LSIL"]
 
 
-@example("..", ".")
-@example("a/b", "a%2Fb")
-@given(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20))
-def test_a_slide_id_names_one_folder_and_no_other_id_names_it_too(one, other):
-    name = folder_name(one)
-
-    assert Path(name).name == name
-    assert not name.startswith(".")
-    assert (folder_name(other) == name) == (other == one)
-
-
 def test_a_folder_without_a_store_is_refused_with_what_makes_one(tmp_path):
     with pytest.raises(UserError, match=r"is no tile store: no store\.json in it; `cytopipe tile"):
         TileStore(tmp_path)
@@ -279,7 +285,7 @@ def test_an_unfinished_store_is_refused_as_such(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda info: {**info, "schema_version": 99}, "has schema version 99, this cytopipe reads 1"),
+        (lambda info: {**info, "schema_version": 99}, "has schema version 99, this cytopipe reads 1 and 2"),
         (lambda info: {**info, "tile_px": -1}, "tile_px: Input should be greater than 0"),
         (lambda info: {**info, "colour": 1}, "colour: Extra inputs are not permitted"),
     ],

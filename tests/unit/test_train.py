@@ -148,6 +148,61 @@ def test_a_label_fraction_is_nested_and_leaves_validation_alone(labelled_store):
             with_fraction(stores, wrong, 0, lambda line: None)
 
 
+def test_a_label_fraction_by_patient_keeps_all_tiles_of_some_patients(labelled_store):
+    stores = open_stores(labelled_store, None, 0, print)
+    patient = np.array(stores.labelled.tiles["patient"].to_pylist())
+
+    half = with_fraction(stores, "1/2", 0, lambda line: None, "patient")
+
+    assert len(set(patient[stores.train_rows])) == 2
+    assert len(set(patient[half.train_rows])) == 1
+    kept = patient[half.train_rows][0]
+    assert half.train_rows.tolist() == [i for i in stores.train_rows.tolist() if patient[i] == kept]
+
+
+def test_all_labels_are_the_same_rows_in_the_same_order_as_no_fraction(labelled_store):
+    stores = open_stores(labelled_store, None, 0, print)
+
+    assert with_fraction(stores, "1", 0, lambda line: None).train_rows.tolist() == stores.train_rows.tolist()
+
+
+@pytest.mark.parametrize("asked", ["flag", "recipe"])
+def test_a_run_notes_which_labels_a_fraction_chose(asked, labelled_store, tmp_path):
+    flags = {"label_fraction": "1/4", "label_unit": "tile"} if asked == "flag" else {}
+    said = [*SMALL, "train.label_fraction=1/2" if flags else "train.label_fraction=1/4"]  # a flag goes before a recipe
+    overrides = [*said, "train.iterations=1"]
+    stores = open_stores(labelled_store, None, 3, print)
+
+    run = train(
+        "supervised",
+        labelled_store,
+        out=tmp_path / "run",
+        recipe="supervised-small",
+        overrides=overrides,
+        seed=3,
+        **flags,
+    )
+
+    with (tmp_path / "run/labelled_tiles.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = with_fraction(stores, "1/4", 3, lambda line: None).train_rows
+    assert [row["tile_id"] for row in rows] == stores.labelled.tiles["tile_id"].take(kept).to_pylist()
+    assert {row["patient"] for row in rows} <= set(stores.labelled.tiles["patient"].to_pylist())
+    assert json.loads((tmp_path / "run/recipe.json").read_text())["recipe"]["train"]["label_fraction"] == "1/4"
+    assert "1/4 of the labels by tile, seed 3" in load_bundle(run.run).spec.training["data"]
+
+
+def test_the_file_of_a_validation_slide_under_another_patient_is_refused(smears, labelled_store, tmp_path):
+    from cytopipe.steps.tile import tile
+
+    with (tmp_path / "slides.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "patient"), (smears.slides[2].path, "somebody else")])
+    tile([tmp_path / "slides.csv"], tmp_path / "leaky", config=TileConfig(tile_px=192))
+
+    with pytest.raises(UserError, match=f"the slide file of '{smears.slides[2].slide_id}', which"):
+        open_stores(labelled_store, tmp_path / "leaky", 0, print)
+
+
 def test_unlabelled_tiles_of_a_validation_patient_are_refused(smears, labelled_store, tmp_path):
     from cytopipe.steps.tile import tile
 
