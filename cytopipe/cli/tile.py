@@ -6,6 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 from cytopipe.cli import options
 from cytopipe.cli.console import Session, table
 from cytopipe.cli.options import option
@@ -136,9 +138,12 @@ AnnotatedArea = Annotated[
 
 
 def command(
+    ctx: typer.Context,
     slides: options.Slides,
     out: options.Out,
     annotations: Annotations = None,
+    recipe: options.Recipe = None,
+    set_: options.Set = None,
     tile_px: options.TilePx = None,
     mpp: options.Mpp = None,
     native: Annotated[bool, option("--native", "cut level 0 as it is, whatever its resolution")] = False,
@@ -212,7 +217,17 @@ def command(
             "codec": codec and codec.value,
             "quality": quality,
         }
-        config = tile_config(given)
+        recipe_hash = None
+        if recipe is not None or set_:
+            from cytopipe.recipes.load import load_recipe
+
+            flags = {key: value for key, value in {**given, "split": split}.items() if _is_given(ctx, key)}
+            resolved = load_recipe(recipe, set_ or (), {f"tile.{key}": value for key, value in flags.items()})
+            recipe_hash, section = resolved.as_json()["hash"], resolved.recipe.tile.model_dump()
+            split = section.pop("split")
+            config = tile_config(section)
+        else:
+            config = tile_config(given)
         result = tile(
             slides,
             out,
@@ -228,11 +243,18 @@ def command(
             workers=workers,
             seed=seed,
             overwrite=overwrite,
+            recipe_hash=recipe_hash,
             on_progress=io.progress,
             say=io.say,
         )
         io.result([*_table(result.slides), *_summary(result)], {**_totals(result), "slides": result.slides})
         io.failures(result.failed, total=len(result.slides))
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether the flag stands on the command line: a default must not go before the recipe."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 ALWAYS = {"tiles": "tiles_kept", "glass": "tiles_glass"}

@@ -54,13 +54,31 @@ def rows(tmp_path) -> list[dict[str, object]]:
 
 
 def test_seven_to_one_to_two_is_the_split_of_the_dual_alignment_recipe(rows, tmp_path):
-    ratio = load_recipe("dual-alignment").recipe.tile.split
+    listed = write_list(tmp_path / "slides.csv", rows)
 
-    done = tile(write_list(tmp_path / "slides.csv", rows), "--split", ratio, "--out", tmp_path / "store")
+    done = tile(listed, "--recipe", "dual-alignment", "--out", tmp_path / "store")
 
     assert done.exit_code == 0, done.stderr
+    ratio = load_recipe("dual-alignment").recipe.tile.split
     assert parse_ratio(ratio) == {"train": 0.7, "val": 0.1, "test": 0.2}
     assert Counter(parts_of(tmp_path / "store").values()) == {"train": 14, "val": 2, "test": 4}
+
+
+def test_a_flag_goes_before_the_recipe_and_a_set_key_between_them(rows, tmp_path):
+    listed = write_list(tmp_path / "slides.csv", rows)
+
+    done = tile(
+        listed, "--recipe", "dual-alignment", "--set", "tile.codec=png", "--set", "tile.tile_px=64",
+        "--split", "1:1", "--out", tmp_path / "store",
+    )  # fmt: skip
+    wrong = tile(listed, "--recipe", "dual-alignment", "--set", "tile.til_px=64", "--out", tmp_path / "other")
+
+    assert done.exit_code == 0, done.stderr
+    info = TileStore(tmp_path / "store").info
+    assert (info.tile_px, info.codec) == (SIDE_PX, "png")  # 96, as the flag says; 64 as --set, 1200 as the recipe
+    assert set(parts_of(tmp_path / "store").values()) == {"train", "val"}
+    assert wrong.exit_code == 2
+    assert "did you mean 'tile_px'" in wrong.stderr
 
 
 def test_stratified_on_request_each_diagnosis_has_its_share_of_each_part(rows, tmp_path):
