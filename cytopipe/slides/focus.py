@@ -61,10 +61,10 @@ def _sharpness(rows: U8, bands: int) -> float:
     edges = cv2.Laplacian(cv2.cvtColor(rows, cv2.COLOR_RGB2GRAY), cv2.CV_16S)  # exact: at most 4 x 255 in size
     if bands > 1:  # the outer rows of a band saw the rows of another one
         edges = np.ascontiguousarray(edges.reshape(bands, -1, edges.shape[1])[:, 1:-1]).reshape(-1, edges.shape[1])
-    mean = cv2.sumElems(edges)[0] / edges.size
+    mean = float(cv2.sumElems(edges)[0]) / edges.size
     return max(0.0, float(cv2.norm(edges, cv2.NORM_L2SQR)) / edges.size - mean * mean)
 
 
 def _glass_fraction(rows: U8, glass: Sequence[float]) -> float:
     limits = tuple(int(np.ceil((level + 1.0) * 10.0**-GLASS_OD - 1.0)) for level in glass)
-    return cv2.countNonZero(cv2.inRange(rows, limits, (255, 255, 255))) / (rows.shape[0] * rows.shape[1])
+    return int(cv2.countNonZero(cv2.inRange(rows, limits, (255, 255, 255)))) / (rows.shape[0] * rows.shape[1])

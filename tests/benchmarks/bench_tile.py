@@ -234,7 +234,7 @@ def passthrough(bench: Bench) -> None:
     unmeasured = bench.config().model_copy(update={"measure": False})
     bench.compare("unmeasured", bench.size**2 / 1e6, lambda: bench.ours([path], unmeasured), {"openslide": loop})
     row = results[-1].slides[0]
-    print(f"  {row.tiles_copied} of {row.tiles_kept} tiles were copied; unmeasured: without decoding them (--no-measure)")
+    print(f"  {row.tiles_copied} of {row.tiles_kept} tiles were copied; unmeasured: not even decoded (--no-measure)")
 
 
 def mpp(bench: Bench) -> None:
