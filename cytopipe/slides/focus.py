@@ -67,4 +67,5 @@ def _sharpness(rows: U8, bands: int) -> float:
 
 def _glass_fraction(rows: U8, glass: Sequence[float]) -> float:
     limits = tuple(int(np.ceil((level + 1.0) * 10.0**-GLASS_OD - 1.0)) for level in glass)
-    return int(cv2.countNonZero(cv2.inRange(rows, limits, (255, 255, 255)))) / (rows.shape[0] * rows.shape[1])
+    is_glass = cv2.inRange(rows, limits, (255, 255, 255))
+    return float(cv2.countNonZero(is_glass)) / is_glass.size
