@@ -214,7 +214,7 @@ class Meter:
             self._bars = _bars()
             self._bars.start()
         if unit not in self._tasks:
-            self._tasks[unit] = self._bars.add_task(unit, pace="")
+            self._tasks[unit] = self._bars.add_task(unit, total=None, pace="")  # else 100
         self._bars.update(self._tasks[unit], completed=done, total=total or None, pace=pace)
 
     def say(self, line: str) -> None:

@@ -1,68 +1,56 @@
-"""The network at work on a slide: windows are read ahead, predicted in batches, and handed to the stitcher. The only
-file of this room that knows torch.
+"""The network at work on a slide. With `segment.py` the only file of this room that knows torch.
 
 Enters: a bundle, an opened slide.  Leaves: located objects in level-0 px, and what happened on the way (windows run and
 skipped, places that could not be read).
-`mine-unlabeled` and `infer` both use this loop; `train` uses `locate_in` for its validation.
+`mine-unlabeled` and `infer` both use `Detector`; `train` uses `locate_in` for its validation.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import shapely
 import torch
-from numpy.typing import NDArray
 
 from cytopipe.core.boxes import F64
 from cytopipe.core.errors import RunError, UserError
-from cytopipe.core.objects import Objects, concatenate, no_objects
-from cytopipe.core.progress import OnProgress, silent
-from cytopipe.infer.frames import scale_objects
-from cytopipe.infer.masks import polygons_from_roi_masks
-from cytopipe.infer.stitching import Stitcher, Views
-from cytopipe.infer.windows import GUARD_PX, Windows, default_overlap_px, plan_windows
+from cytopipe.core.objects import Objects, concatenate
+from cytopipe.core.progress import OnProgress, Say, silent, unsaid
+from cytopipe.formats.results import shapes_of
+from cytopipe.infer.augment import FLOOR_SHARE, ORIENTATIONS, Augmented, Tta
+from cytopipe.infer.batches import Batches
+from cytopipe.infer.locate import Pace, Sink, search
+from cytopipe.infer.located import U8, Glass, Located, Predictor, Viewer
+from cytopipe.infer.read_ahead import READ_THREADS, windows_with_foreground
+from cytopipe.infer.windows import Windows, default_overlap_px, plan_windows
 from cytopipe.nets import Bundle, DetNet, normalise
 from cytopipe.slides import Foreground, MppView, Slide
+from cytopipe.tiles.regions import Area
 
-U8 = NDArray[np.uint8]
+__all__ = ["Detector", "Findings", "Located", "choose_device", "locate_in"]
 
-BATCH_WINDOWS = (
-    2  # [D] windows a forward pass: larger batches are no faster on two cores; fixed, since the last bits depend on it
-)
-READ_THREADS = 2
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Located:
-    """What one image holds, best first: boxes (n, 4) float64 px, scores (n,), labels (n,) 1..C, class_scores (n, C),
-    masks (n, 28, 28) or None.
-    """
-
-    boxes: F64
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    class_scores: NDArray[np.float32]
-    masks: NDArray[np.float32] | None
+CPU_BATCH_WINDOWS = 1  # [D] a forward pass of 2 windows of 1024 px takes 2.6 times that of 1: they leave the cache
+GPU_WINDOWS_PER_GB = 0.5  # [D] of the GPU's memory; what is too much is halved when it shows
+MOST_GPU_BATCH_WINDOWS = 16  # [D] of 1024 px: beyond it no GPU that we know is faster
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Findings:
-    """A slide's objects (level-0 px), the grid it was read by, and the windows that could not be read, each with its
-    reason.
+    """A slide's objects (level-0 px; none where a sink took them) and their number, the grid it was read by, and the
+    windows that could not be read, each with its place and reason.
     """
 
     objects: Objects
+    count: int
     windows: int
     windows_run: int
     unreadable: tuple[str, ...]
-    seconds: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def choose_device(name: str) -> torch.device:
@@ -75,6 +63,8 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"unknown device {name!r}", fix="auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("no GPU that torch can use on this machine", where=f"--device {name}", fix="--device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"no such GPU: torch sees {torch.cuda.device_count()}", where=f"--device {name}")
     return device
 
 
@@ -86,9 +76,12 @@ def locate_in(
     nms_iou: float = 0.5,
     max_detections: int = 1000,
     device: torch.device | None = None,
+    autocast: torch.dtype | None = None,
 ) -> list[Located]:
     """What each image (H, W, 3) uint8 holds; all of one size, padded with white to a multiple of the network's stride.
     Boxes in px of the image.
+
+    autocast  the type in which a GPU computes convolutions; None: float32 throughout
     """
     where = device or torch.device("cpu")
     stride = net.spec.stride_px
@@ -96,8 +89,14 @@ def locate_in(
     canvas = np.full((len(images), _up(height, stride), _up(width, stride), 3), 255, np.uint8)
     for i, image in enumerate(images):
         canvas[i, :height, :width] = image
-    with torch.inference_mode():
-        x = normalise(torch.from_numpy(canvas).to(where), net.spec).contiguous(memory_format=torch.channels_last)
+    pixels = torch.from_numpy(canvas)
+    if where.type == "cuda":
+        pixels = pixels.pin_memory().to(where, non_blocking=True)
+    mixed: AbstractContextManager[object] = (
+        nullcontext() if autocast is None else torch.autocast(where.type, dtype=autocast)
+    )
+    with torch.inference_mode(), mixed:
+        x = normalise(pixels.to(where), net.spec).contiguous(memory_format=torch.channels_last)
         found = net.detect(
             net.extract(x),
             [(height, width)] * len(images),
@@ -118,24 +117,56 @@ def locate_in(
 
 
 class Detector:
-    """A bundle made ready to look at slides."""
+    """A bundle made ready to look at slides.
 
-    def __init__(self, bundle: Bundle, *, device: str = "auto", score_threshold: float | None = None) -> None:
-        """score_threshold: for every kind, in place of the bundle's own. Raises UserError for one outside [0, 1] or a
-        missing device.
+    predict        what looks at windows: the bundle's network, unless another predictor was given
+    batch_windows  windows of a forward pass
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        score_threshold: float | None = None,
+        batch_windows: int | None = None,
+        threads: int = READ_THREADS,
+        tta: Tta = "off",
+        predictor: Predictor | None = None,
+        say: Say = unsaid,
+    ) -> None:
+        """
+        score_threshold  for every kind, in place of the bundle's own
+        batch_windows    windows a forward pass; None: what suits the device
+        threads          that decode windows, and as many that outline what was found
+        tta              orientations in which each window is looked at
+        predictor        in place of the bundle's network
+        Raises UserError for a threshold outside [0, 1] or a missing device.
         """
         if score_threshold is not None and not 0 <= score_threshold <= 1:
             raise UserError(f"--score-threshold {score_threshold:g}", fix="a number from 0 to 1 is expected")
-        self.bundle = bundle
+        spec = bundle.spec
+        self.bundle, self.threads, self.tta = bundle, threads, tta
         self.device = choose_device(device)
-        self.net = bundle.build().to(self.device).to(memory_format=torch.channels_last)
-        thresholds = bundle.spec.thresholds.score
-        self._cut = np.array(
-            [
-                thresholds.get(c.kind, 0.5) if score_threshold is None else score_threshold
-                for c in bundle.spec.net.classes
-            ]
+        self.batch_windows = batch_windows or _auto_batch(self.device)
+        least = spec.thresholds.score
+        self._least_score = np.array(
+            [least.get(c.kind, 0.5) if score_threshold is None else score_threshold for c in spec.net.classes]
         )
+        floor = float(self._least_score.min())
+        one = predictor or self._network(floor * (1.0 if tta == "off" else FLOOR_SHARE))
+        self._one_pass = Batches(one, self.batch_windows, (torch.cuda.OutOfMemoryError,), say)
+        self.predict: Predictor = self._one_pass
+        if tta != "off":
+            thresholds = spec.thresholds
+            self.predict = Augmented(
+                self._one_pass,
+                ORIENTATIONS[tta],
+                spec.net.kinds,
+                thresholds.nms_iou,
+                floor,
+                thresholds.max_detections,
+            )
 
     def plan(self, view: MppView) -> Windows:
         """The grid of windows over a slide, px of the view."""
@@ -145,153 +176,117 @@ class Detector:
         )
         return plan_windows(view.width, view.height, spec.tile_px, overlap, spec.net.stride_px)
 
-    def locate(
-        self, slide: Slide, view: MppView, *, foreground: Foreground | None = None, on_progress: OnProgress = silent
-    ) -> Findings:
-        """Every object of the slide once, in level-0 px. Windows without foreground are skipped where a foreground is
-        given.
+    def wanted(
+        self, windows: Windows, view: MppView, foreground: Foreground | None = None, region: Area | None = None
+    ) -> list[int]:
+        """Numbers of the windows to look at, ascending: those with any foreground, and those that meet the region.
 
+        A window that holds an object uncut holds its centroid too, and so meets the region that the object belongs to:
+        nothing beyond is needed, and windows are read whole, past the region's border.
+        """
+        found = np.array(windows_with_foreground(windows, view, foreground), dtype=np.intp)
+        if region is not None:
+            found = found[region.meets(windows.boxes[found] * np.tile(view.slide_px_per_px, 2))]
+        return [int(index) for index in found]
+
+    def locate(
+        self,
+        slide: Slide,
+        view: MppView,
+        *,
+        foreground: Foreground | None = None,
+        region: Area | None = None,
+        sink: Sink | None = None,
+        recolour: Callable[[U8], U8] | None = None,
+        rows_at_once: int = 1,
+        on_progress: OnProgress = silent,
+    ) -> Findings:
+        """Every object of the slide once, in level-0 px, by y0, x0. Windows without foreground are skipped where a
+        foreground is given.
+
+        region        objects with their centroid outside of it are left out
+        sink          takes the objects as they become final, so that they need not be held (`locate.Sink`)
+        recolour      what is done to the pixels before they are looked at (`stain.recolouring`)
+        rows_at_once  rows of windows after which that happens; it changes no object
         Raises RunError when no window can be read. A single one that cannot be is left out and reported, never replaced
         by blank pixels.
         """
         windows = self.plan(view)
-        wanted = self._wanted(windows, view, foreground)
-        classes = len(self.bundle.spec.net.classes)
-        ran = np.zeros(len(windows), bool)
-        ran[wanted] = True
-        stitcher = Stitcher(windows, GUARD_PX, ran)
-        tables: list[Objects] = []
-        unreadable: list[str] = []
-        clock = _Stopwatch()
-        for done, (index, image) in enumerate(self._read_ahead(view, windows, wanted, unreadable, clock), start=1):
-            views = self._look(index, image, windows, clock) if image is not None else None
-            with clock("stitch"):
-                if views is None:
-                    stitcher.leave_out(index)  # it saw nothing, so that it must not outvote its neighbours
-                else:
-                    stitcher.add(index, views)
-                if done % windows.columns == 0:
-                    tables.append(stitcher.completed())
-            on_progress(done, len(wanted), "windows")
-        if len(wanted) and len(unreadable) == len(wanted):
-            raise RunError(f"no window of the slide can be decoded; the first: {unreadable[0]}", where=str(slide.path))
-        with clock("stitch"):
-            tables.append(stitcher.finish() if len(wanted) else no_objects(classes))
-            objects = scale_objects(concatenate([t for t in tables if len(t)], classes), view.slide_px_per_px)
-        return Findings(objects, len(windows), len(wanted), tuple(unreadable), clock.seconds)
-
-    def _wanted(self, windows: Windows, view: MppView, foreground: Foreground | None) -> list[int]:
-        if foreground is None:
-            return list(range(len(windows)))
-        sx, sy = view.slide_px_per_px
-        return [
-            i
-            for i, (x0, y0, x1, y1) in enumerate(windows.boxes.tolist())
-            if foreground.fraction(x0 * sx, y0 * sy, x1 * sx, y1 * sy) > 0
-        ]
-
-    def _read_ahead(
-        self, view: MppView, windows: Windows, wanted: list[int], unreadable: list[str], clock: _Stopwatch
-    ) -> Iterator[tuple[int, U8 | None]]:
-        """Windows in scan order, read by threads while the network works; None for one that cannot be decoded."""
-        size = windows.window_px
-        x0, y0 = windows.x0, windows.y0
-        with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="windows") as executor:
-            pending: list[tuple[int, Future[U8]]] = []
-            upcoming = iter(wanted)
-
-            def fill() -> None:
-                while len(pending) < 2 * READ_THREADS and (index := next(upcoming, None)) is not None:
-                    pending.append((index, executor.submit(view.read, int(x0[index]), int(y0[index]), size, size)))
-
-            fill()
-            try:
-                while pending:
-                    index, future = pending.pop(0)
-                    fill()
-                    try:
-                        with clock("wait for pixels"):
-                            image: U8 | None = future.result()
-                    except RunError as error:
-                        unreadable.append(str(error))
-                        image = None
-                    yield index, image
-            finally:
-                for _, future in pending:
-                    future.cancel()
-
-    def _look(self, index: int, image: U8, windows: Windows, clock: _Stopwatch) -> Views:
-        """What one window reports, px of the view with the origin at the slide's corner."""
+        wanted = self.wanted(windows, view, foreground, region)
+        kept = _Kept(region, sink)
         spec = self.bundle.spec
-        with clock("network"):
-            found = locate_in(
-                self.net,
-                [image],
-                score_threshold=float(self._cut.min()),
-                nms_iou=spec.thresholds.nms_iou,
-                max_detections=spec.thresholds.max_detections,
-                device=self.device,
-            )[0]
-        with clock("masks"):
-            x0, y0 = float(windows.x0[index]), float(windows.y0[index])
-            frame = np.array(
-                [0, 0, min(windows.window_px, windows.width - x0), min(windows.window_px, windows.height - y0)]
+        try:
+            searched = search(
+                view,
+                windows,
+                wanted,
+                self.predict,
+                Viewer(spec.net.classes, self._least_score, _glass(slide, foreground)),
+                kept.take,
+                pace=Pace(self.batch_windows, self.threads, rows_at_once),
+                recolour=recolour,
+                on_progress=on_progress,
             )
-            return self._views(found, np.array([x0, y0, x0, y0]), frame)
+        except RunError as error:
+            if error.where:
+                raise
+            raise RunError(error.what, where=str(slide.path), fix=error.fix) from error
+        objects = concatenate(kept.tables, len(spec.net.classes))
+        return Findings(objects, kept.count, len(windows), len(wanted), searched.unreadable, searched.seconds)
 
-    def _views(self, found: Located, origin: F64, frame: F64) -> Views:
-        class_index = (found.labels - 1).astype(np.int32)
-        boxes = np.concatenate([np.maximum(found.boxes[:, :2], 0), np.minimum(found.boxes[:, 2:], frame[2:])], axis=1)
-        keep = (found.scores >= self._cut[class_index]) & ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)
-        geometry: Any = np.full(int(keep.sum()), None, object)
-        moved = boxes[keep] + origin
-        if found.masks is not None:
-            geometry = polygons_from_roi_masks(found.masks[keep], found.boxes[keep] + origin)
-            moved, geometry = _boxes_of(geometry, moved, origin, frame)
-        return Views(moved, class_index[keep], found.scores[keep], found.class_scores[keep], geometry)
-
-
-class _Stopwatch:
-    """Seconds by stage: `with clock("network"): ...`."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._open: list[tuple[str, float]] = []
-
-    def __call__(self, stage: str) -> _Stopwatch:
-        self._open.append((stage, 0.0))
-        return self
-
-    def __enter__(self) -> None:
-        self._open[-1] = (self._open[-1][0], time.perf_counter())
-
-    def __exit__(self, *_: object) -> None:
-        stage, start = self._open.pop()
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+    def _network(self, score_threshold: float) -> Predictor:
+        spec = self.bundle.spec
+        net = self.bundle.build().to(self.device).to(memory_format=torch.channels_last)
+        autocast = None
+        if self.device.type == "cuda":
+            autocast = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return partial(
+            locate_in,
+            net,
+            score_threshold=score_threshold,
+            nms_iou=spec.thresholds.nms_iou,
+            max_detections=spec.thresholds.max_detections,
+            device=self.device,
+            autocast=autocast,
+        )
 
 
-def _boxes_of(geometry: Any, boxes: F64, origin: F64, frame: F64) -> tuple[F64, Any]:
-    """The box of an object is the box of what is drawn of it, cut to the window; where the mask is empty the network's
-    box stands.
-    """
-    limits = frame + origin
-    known = ~shapely.is_missing(geometry)
-    clipped = geometry.copy()
-    clipped[known] = shapely.clip_by_rect(geometry[known], *limits)
-    usable = known & (shapely.area(clipped) > 0)
-    result = boxes.copy()
-    result[usable] = shapely.bounds(clipped[usable])
-    kept = np.full(len(geometry), None, object)
-    kept[usable] = [_polygonal(g) for g in clipped[usable]]
-    return result, kept
+@dataclass(slots=True)
+class _Kept:
+    """The objects of the region, on their way to the sink; kept where there is none."""
+
+    region: Area | None
+    sink: Sink | None
+    tables: list[Objects] = field(default_factory=list)
+    count: int = 0
+
+    def take(self, objects: Objects) -> None:
+        if self.region is not None:
+            objects = objects.take(self.region.contains(_centroids(objects)))
+        self.count += len(objects)
+        if self.sink is None:
+            self.tables.append(objects)
+        elif len(objects):
+            self.sink(objects)
 
 
-def _polygonal(geometry: Any) -> Any:
-    if geometry.geom_type in ("Polygon", "MultiPolygon") and geometry.is_valid:
-        return geometry
-    fixed = shapely.make_valid(geometry)
-    parts = [g for g in getattr(fixed, "geoms", [fixed]) if g.geom_type in ("Polygon", "MultiPolygon")]
-    return shapely.union_all(parts)
+def _centroids(objects: Objects) -> F64:
+    """(N, 2) of what is drawn of each object, or of its box."""
+    return np.asarray(shapely.get_coordinates(shapely.centroid(shapes_of(objects))), dtype=np.float64)
+
+
+def _auto_batch(device: torch.device) -> int:
+    if device.type != "cuda":
+        return CPU_BATCH_WINDOWS
+    gigabytes = torch.cuda.get_device_properties(device).total_memory / 1e9
+    return int(np.clip(gigabytes * GPU_WINDOWS_PER_GB, 1, MOST_GPU_BATCH_WINDOWS))
+
+
+def _glass(slide: Slide, foreground: Foreground | None) -> Glass | None:
+    """The slide's glass where it was measured, else white; None on a dark background."""
+    if (slide if foreground is None else foreground).background == "dark":
+        return None
+    return (255.0, 255.0, 255.0) if foreground is None else foreground.glass
 
 
 def _up(value: float, step: int) -> int:

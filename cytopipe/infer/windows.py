@@ -1,4 +1,6 @@
-"""The grid of windows over one slide, and which of their edges are inner. Nothing of networks, views or files.
+"""The windows of one slide, and which of their edges are inner. Nothing of networks, views or files.
+
+`WindowSet` is what the stitcher asks of windows; `Windows` is the full grid, `placed.py` holds any others.
 
 Enters: the slide's size, window, overlap and the network's stride, all px at the model's mpp.
 Leaves: a full grid of windows in the same px, in scan order.
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +23,32 @@ from cytopipe.tiles.grid import plan_axis
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
+Mask = NDArray[np.bool_]
+
 GUARD_PX = 8  # [D] the band along inner edges in which a report is not trusted to be whole (DESIGN 6)
+
+
+class WindowSet(Protocol):
+    """N windows, numbered by rows: y0 never falls from one number to the next."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def y0(self) -> NDArray[np.integer] | F64:
+        """Upper edges (N,), cut at the slide's border, ascending."""
+
+    @property
+    def boxes(self) -> F64:
+        """What each window shows of the slide: (N, 4) float64 x0 y0 x1 y1, cut at the slide's border."""
+
+    def row_of(self, window: NDArray[np.integer]) -> I64:
+        """The row of each window named, (n,): windows of one y0 are a row, and rows are numbered downwards."""
+
+    def inner_distance(self, xyxy: F64, window: NDArray[np.integer]) -> F64:
+        """d(v, K) of DESIGN 6, (n,): least distance from box i to an inner edge of window[i]."""
+
+    def count_at_distance(self, xyxy: F64, distance_px: float, among: Mask) -> I64:
+        """How many of the windows `among` (N,) hold each box at d >= distance_px > 0, (n,)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +117,19 @@ class Windows:
         right, lower = x0 + self.window_px - xyxy[:, 2], y0 + self.window_px - xyxy[:, 3]
         gaps = np.stack([left, upper, right, lower], axis=1)
         return np.asarray(np.where(self.inner[window], gaps, np.inf).min(axis=1, initial=np.inf), dtype=np.float64)
+
+    def row_of(self, window: NDArray[np.integer]) -> I64:
+        """The row of the grid in which each window stands, (n,) int64."""
+        return np.asarray(window // self.columns, dtype=np.int64)
+
+    def count_at_distance(self, xyxy: F64, distance_px: float, among: Mask) -> I64:
+        """How many of the windows `among` (N,) bool hold each box at d >= distance_px, (n,) int64."""
+        summed = np.zeros((self.rows + 1, self.columns + 1), dtype=np.int64)
+        np.cumsum(among.reshape(self.rows, self.columns), axis=0, out=summed[1:, 1:])
+        np.cumsum(summed[1:, 1:], axis=1, out=summed[1:, 1:])
+        column0, row0, column1, row1 = self.span_at_distance(xyxy, distance_px).T
+        count = summed[row1, column1] - summed[row0, column1] - summed[row1, column0] + summed[row0, column0]
+        return np.where((column1 > column0) & (row1 > row0), count, 0)
 
     def span_at_distance(self, xyxy: F64, distance_px: float) -> I64:
         """The windows K with d(box, K) >= distance_px, a rectangle of the grid: (N, 4) int64 column0 row0 column1 row1.

@@ -17,7 +17,7 @@ from torchvision.models import mobilenet_v2, resnet18, resnet34, resnet50, resne
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from cytopipe.nets.spec import NetSpec
+from cytopipe.nets.spec import NetSpec, SegSpec
 
 _RESNETS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101}
 
@@ -61,7 +61,7 @@ def batch_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
     return [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
-def normalise(images: Tensor, spec: NetSpec) -> Tensor:
+def normalise(images: Tensor, spec: NetSpec | SegSpec) -> Tensor:
     """uint8 (B, H, W, 3) -> float32 (B, 3, H, W), zero mean and unit variance by the spec's constants."""
     mean = torch.tensor(spec.mean, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(spec.std, device=images.device).view(1, 3, 1, 1)

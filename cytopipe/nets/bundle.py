@@ -16,22 +16,26 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from cytopipe.core.errors import UserError, nearest_fix
 from cytopipe.core.files import sha256_of, write_bytes, write_text
 from cytopipe.core.resources import shipped
 from cytopipe.nets.detnet import DetNet, build_net
-from cytopipe.nets.spec import NetSpec
+from cytopipe.nets.receptive import receptive_radius_px
+from cytopipe.nets.segnet import SegNet, build_segnet
+from cytopipe.nets.spec import OBJECTS, SEMANTIC, AnySpec, NetSpec, SegSpec
 
 SCHEMA_VERSION = 1
 MODEL_FILE, WEIGHTS_FILE, CARD_FILE = "model.toml", "weights.safetensors", "CARD.md"
 DEFAULT_MODEL = "pap-light"
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class Thresholds(BaseModel):
@@ -40,7 +44,8 @@ class Thresholds(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     score: dict[str, float] = Field(
-        description="least score by kind, chosen on validation by the best F1 at box IoU 0.5"
+        default_factory=dict,
+        description="least score by kind, chosen on validation by the best F1 at box IoU 0.5; none for semantic models",
     )
     nms_iou: float = Field(
         0.5, gt=0, le=1, description="box IoU above which detections of one kind in one window suppress each other"
@@ -55,18 +60,46 @@ class BundleSpec(BaseModel):
 
     schema_version: int = Field(SCHEMA_VERSION, description="of this file")
     name: str = Field(description="of the bundle")
-    net: NetSpec
+    net: AnySpec
     mpp: float = Field(gt=0, description="µm/px at which the network sees")
     tile_px: int = Field(gt=0, description="side of the inference window in px at that mpp; a multiple of 64")
     max_object_px: float = Field(
-        gt=0, description="99.9th percentile of the longer side of the training objects, px at that mpp"
+        0.0,
+        ge=0,
+        description="99.9th percentile of the longer side of the training objects, px at that mpp; 0 if semantic",
     )
-    receptive_field_px: int = Field(gt=0, description="theoretical radius of what a feature depends on, px at that mpp")
+    receptive_field_px: int = Field(
+        gt=0,
+        description="theoretical radius of what a feature (semantic: a pixel's logits) depends on, px at that mpp",
+    )
     background: str = Field("light", description="light (bright field) or dark (fluorescence): what it was trained on")
-    thresholds: Thresholds
+    stain_glass: tuple[float, float, float] | None = Field(
+        None, description="grey level of empty glass of its training slides, per channel"
+    )
+    stain_density: tuple[float, float, float] | None = Field(
+        None, description="mean optical density of their stained px, per channel, against that glass"
+    )
+    thresholds: Thresholds = Field(default_factory=Thresholds)
     training: dict[str, str] = Field(default_factory=dict, description="data, licences, command, seed, iterations")
     metrics: dict[str, float] = Field(default_factory=dict, description="on validation data, by name")
     weights_sha256: str = Field(description="of weights.safetensors")
+
+    @model_validator(mode="after")
+    def _fits_its_task(self) -> BundleSpec:
+        if isinstance(self.net, SegSpec):
+            radius_px = receptive_radius_px(self.net)
+            if self.receptive_field_px < radius_px:  # windows would be blended too near to their edges
+                raise ValueError(
+                    f"receptive_field_px {self.receptive_field_px}: {self.net.architecture} looks {radius_px} px far"
+                )
+        elif self.max_object_px <= 0:
+            raise ValueError("max_object_px is missing, or not above 0")
+        return self
+
+    @property
+    def task(self) -> Literal["detection", "instance", "semantic"]:
+        """What the model answers with."""
+        return self.net.task
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +110,28 @@ class Bundle:
     folder: Path
 
     def build(self) -> DetNet:
-        """The network with its weights, in eval mode on the CPU. Raises UserError where hash or shapes do not fit, by
-        name.
+        """The detector with its weights, in eval mode on the CPU. Raises UserError where hash or shapes do not fit, by
+        name, and for a semantic model.
         """
+        if not isinstance(self.spec.net, NetSpec):
+            raise UserError(
+                f"model {self.spec.name} is a semantic one, and a detection or instance model is needed",
+                where=str(self.folder / MODEL_FILE),
+            )
+        return self._loaded(build_net(self.spec.net))
+
+    def build_segnet(self) -> SegNet:
+        """The semantic network with its weights, in eval mode on the CPU. Raises UserError as `build`, and for a model
+        of another task.
+        """
+        if not isinstance(self.spec.net, SegSpec):
+            raise UserError(
+                f"model {self.spec.name} is one for {self.spec.task}, and a semantic model is needed",
+                where=str(self.folder / MODEL_FILE),
+            )
+        return self._loaded(build_segnet(self.spec.net))
+
+    def _loaded(self, net: Net) -> Net:
         path = self.folder / WEIGHTS_FILE
         found = sha256_of(path)
         if found != self.spec.weights_sha256:
@@ -88,12 +140,11 @@ class Bundle:
                 f"{self.spec.weights_sha256[:12]}…)",
                 where=str(path),
             )
-        net = build_net(self.spec.net)
         load_state(net, path)
         return net.eval()
 
 
-def load_state(net: DetNet, path: Path) -> None:
+def load_state(net: nn.Module, path: Path) -> None:
     """Load a safetensors state into a network, exactly. Raises UserError naming the first tensor that is missing,
     unknown or of another shape.
     """
@@ -124,7 +175,7 @@ def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
     write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}))
 
 
-def inference_state(net: DetNet) -> dict[str, Tensor]:
+def inference_state(net: nn.Module) -> dict[str, Tensor]:
     """The state a bundle ships: everything but what a method attached for training."""
     return {name: tensor for name, tensor in net.state_dict().items() if not name.startswith("extra.")}
 
@@ -160,7 +211,11 @@ def load_bundle(name: str | Path) -> Bundle:
         spec = BundleSpec.model_validate(tomllib.loads(path.read_text()))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
-        what = f"{'.'.join(str(p) for p in first['loc'])}: {first['msg']}" if first else str(error)
+        what = (
+            f"{'.'.join(str(p) for p in first['loc'] if p not in (OBJECTS, SEMANTIC))}: {first['msg']}"
+            if first
+            else str(error)
+        )
         raise UserError(f"is no model description ({what})", where=str(path)) from error
     return Bundle(spec, folder)
 

@@ -1,6 +1,6 @@
 """Where the objects of a slide lie: a smooth map of counts as a transparent picture over its thumbnail.
 
-Enters: points in px of the thumbnail.  Leaves: RGBA, from clear through amber to deep red.
+Enters: counts on a grid over the slide.  Leaves: RGBA, from clear through amber to deep red.
 """
 
 from __future__ import annotations
@@ -17,18 +17,12 @@ _COLOURS = np.array([(255, 214, 102), (250, 164, 58), (235, 98, 48), (190, 36, 6
 _ALPHA = np.array([0.0, 0.28, 0.5, 0.66, 0.78])
 
 
-def density_picture(points: NDArray[np.float64], weights: NDArray[np.float64], size: tuple[int, int]) -> U8:
-    """RGBA (h, w, 4) uint8: the weighted density of points (N, 2), smoothed by a Gaussian of a 60th of the longer side.
+def density_picture(counts: NDArray[np.float64]) -> U8:
+    """RGBA (h, w, 4) uint8 of a grid of counts or weights (h, w), smoothed by a Gaussian of a 60th of the longer side.
 
-    size   (w, h) px, the frame of the points
     The scale ends at the 99.5th percentile of what is not empty, so that one clump does not blank the rest.
     """
-    w, h = size
-    column = np.clip(points[:, 0].astype(int), 0, w - 1)
-    row = np.clip(points[:, 1].astype(int), 0, h - 1)
-    counts = np.zeros((h, w), np.float64)
-    np.add.at(counts, (row, column), weights)
-    smooth = cv2.GaussianBlur(counts, (0, 0), max(2.0, max(w, h) / 60))
+    smooth = cv2.GaussianBlur(counts, (0, 0), max(2.0, max(counts.shape) / 60))
     some = smooth[smooth > smooth.max() * 0.01]
     top = float(np.quantile(some, 0.995)) if some.size and smooth.max() > 0 else 1.0
     level = np.sqrt(np.clip(smooth / top, 0, 1))  # square root: sparse places stay visible beside dense ones

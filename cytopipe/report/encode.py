@@ -76,9 +76,14 @@ def jpeg_within(image: U8, size_bytes: int) -> tuple[str, float]:
         scale *= max(image.shape[:2]) / before
 
 
+PNG_COMPRESSION = 4
+"""[D] 0.03 s for a density layer of 512 x 512 px; 9 takes 0.66 s, and the page is 1% smaller."""
+
+
 def png_uri(image: U8) -> str:
     """An RGBA image (h, w, 4) as a data URI; PNG."""
-    ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    bgra = cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA)
+    ok, data = cv2.imencode(".png", bgra, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])
     if not ok:
         raise ValueError(f"png_uri: an image of shape {image.shape} cannot be encoded")
     return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()

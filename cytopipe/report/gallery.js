@@ -5,16 +5,22 @@
   const press = (buttons, pressed) => buttons.forEach((b) => b.setAttribute("aria-pressed", String(b === pressed)));
 
   // Slide map: one density layer at a time.
-  const layerButtons = all(".layers button");
+  const layerButtons = all(".layers [data-layer]");
   layerButtons.forEach((button) => button.addEventListener("click", () => {
     press(layerButtons, button);
     all(".map .layer").forEach((image) => { image.hidden = image.dataset.layer !== button.dataset.layer; });
   }));
 
+  const dotted = one(".dotted");
+  if (dotted) dotted.addEventListener("click", () => {
+    const hidden = one(".map .dots").toggleAttribute("hidden");
+    dotted.setAttribute("aria-pressed", String(!hidden));
+  });
+
   const gallery = one(".gallery");
   if (!gallery) return;
   const cells = all(".cell", gallery);
-  const dots = all(".map .dots a");
+  const dots = all(".map .dots a").reverse();
   const dialog = one("dialog.large");
   const toast = one(".toast");
   const visible = () => cells.filter((cell) => !cell.parentElement.hidden);
@@ -31,15 +37,20 @@
     dots[cell.dataset.rank - 1].classList.toggle("on", on);
   }
 
-  function filter(button) {
-    press(all("[data-filter]"), button);
-    const name = button.dataset.filter;
+  // Both filters hold at once: one class or all, and a least score.
+  const least = one(".least");
+  let wanted = "";
+  function filter() {
     cells.forEach((cell) => {
-      const hide = name !== "" && cell.dataset.class !== name;
+      const hide = (wanted !== "" && cell.dataset.class !== wanted) || Number(cell.dataset.score) < Number(least.value);
       cell.parentElement.hidden = hide;
       dots[cell.dataset.rank - 1].hidden = hide;
     });
-    choose(visible()[0] || cells[0]);
+    const shown = visible();
+    one(".least").previousElementSibling.textContent = Number(least.value).toFixed(2);
+    one(".shown").textContent = `${shown.length} shown`;
+    one(".none").hidden = shown.length > 0;
+    if (!shown.includes(current)) choose(shown[0] || cells[0]);
   }
 
   function toggleOutlines() {
@@ -55,20 +66,24 @@
     say.timer = setTimeout(() => toast.classList.remove("on"), 1800);
   }
 
-  function copy() {
-    const text = `${current.dataset.x}, ${current.dataset.y}`;
-    const fallback = () => { // pages opened from a file have no clipboard API in some browsers
+  function copy(text) {
+    const fallback = () => { // some browsers give no clipboard to pages that are opened from a file
       const field = document.createElement("textarea");
+      const focused = document.activeElement;
       field.value = text;
       (dialog.open ? dialog : document.body).append(field);
       field.select();
       const done = document.execCommand("copy");
       field.remove();
+      focused.focus();
       say(done ? `Copied ${text}` : text);
     };
     if (navigator.clipboard) navigator.clipboard.writeText(text).then(() => say(`Copied ${text}`), fallback);
     else fallback();
   }
+
+  const copyPlace = () => copy(`${current.dataset.x}, ${current.dataset.y}`);
+  const copyQuPath = () => copy(current.dataset.qupath);
 
   function row(list, name, value) {
     if (!value) return;
@@ -93,10 +108,13 @@
     list.replaceChildren();
     row(list, "Suspicion", d.suspicion);
     row(list, "Score", d.score);
-    row(list, "Position", `x ${d.x}, y ${d.y}`);
+    row(list, "Level-0 px", `${d.x}, ${d.y}`);
+    row(list, "QuPath px", d.qupath || "the same");
     row(list, "Size", d.size);
+    row(list, "Picture", d.picture);
     row(list, "Flags", d.flags);
     row(list, "Id", d.id);
+    one(".copy-qupath", dialog).hidden = !d.qupath;
     const bars = one(".bars", dialog);
     bars.replaceChildren();
     (d.scores ? d.scores.split("|") : []).forEach((pair) => {
@@ -112,29 +130,42 @@
     if (!dialog.open) dialog.showModal();
   }
 
-  function step(by) {
+  function open(cell) {
+    show(cell);
+    copyPlace();
+  }
+
+  function go(index) {
     const shown = visible();
-    const next = shown[Math.max(0, Math.min(shown.length - 1, shown.indexOf(current) + by))];
+    const next = shown[Math.max(0, Math.min(shown.length - 1, index))];
     if (!next) return;
     if (dialog.open) show(next);
     else { choose(next); next.focus(); }
   }
 
+  const step = (by) => go(visible().indexOf(current) + by);
+
   cells.forEach((cell) => {
-    cell.parentElement.id = `cell-${cell.dataset.rank}`;
-    cell.addEventListener("click", () => show(cell));
+    cell.addEventListener("click", () => open(cell));
     ["mouseenter", "focus"].forEach((kind) => cell.addEventListener(kind, () => mark(cell, true)));
     ["mouseleave", "blur"].forEach((kind) => cell.addEventListener(kind, () => mark(cell, false)));
   });
   dots.forEach((dot) => {
     const cell = cells[dot.dataset.rank - 1];
     dot.title = `${cell.dataset.class} ${cell.dataset.suspicion}`;
-    dot.addEventListener("click", (event) => { event.preventDefault(); show(cell); });
+    dot.addEventListener("click", (event) => { event.preventDefault(); open(cell); });
   });
-  all("[data-filter]").forEach((button) => button.addEventListener("click", () => filter(button)));
+  const filters = all("[data-filter]");
+  filters.forEach((button) => button.addEventListener("click", () => {
+    press(filters, button);
+    wanted = button.dataset.filter;
+    filter();
+  }));
+  least.addEventListener("input", filter);
   one(".outline").addEventListener("click", toggleOutlines);
   one(".close", dialog).addEventListener("click", () => dialog.close());
-  one(".copy", dialog).addEventListener("click", copy);
+  one(".copy", dialog).addEventListener("click", copyPlace);
+  one(".copy-qupath", dialog).addEventListener("click", copyQuPath);
   one(".previous", dialog).addEventListener("click", () => step(-1));
   one(".next", dialog).addEventListener("click", () => step(1));
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
@@ -145,10 +176,14 @@
     const inGallery = dialog.open || gallery.contains(document.activeElement);
     const columns = getComputedStyle(gallery).gridTemplateColumns.split(" ").length;
     const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+    const ends = { Home: 0, End: cells.length };
     if (event.key in steps && inGallery) {
       event.preventDefault();
       step(dialog.open ? Math.sign(steps[event.key]) : steps[event.key]);
+    } else if (event.key in ends && inGallery) {
+      event.preventDefault();
+      go(ends[event.key]);
     } else if (event.key.toLowerCase() === "o") toggleOutlines();
-    else if (event.key.toLowerCase() === "c" && inGallery) copy();
+    else if (event.key.toLowerCase() === "c" && inGallery) copyPlace();
   });
 })();

@@ -75,9 +75,7 @@ def synthetic(folder: Path, seeds: int, densities: list[str], settings: list[str
                 for tile_px, facts in measured(entry.path, entry.annotations, scene).items():
                     rows[setting, tile_px].append(facts)
         for tile_px in TILES_PX:
-            print(
-                f"\n{density} density, {DENSITIES[density]:g} cells per mm², {seeds} slides, tiles of {tile_px} px"
-            )
+            print(f"\n{density} density, {DENSITIES[density]:g} cells per mm², {seeds} slides, tiles of {tile_px} px")
             print(
                 f"{'setting':10} {'cells':>7} {'lost':>5} {'box %':>8} {'any %':>8} {'mask %':>8} "
                 f"{'w/o':>6} {'dropped %':>9} {'empty':>6} {'dropped %':>9} {'glass off mask %':>16} {'CPU ms':>7}"

@@ -318,6 +318,17 @@ def test_without_a_terminal_progress_is_a_line_every_thirty_seconds(capsys):
     ]
 
 
+def test_progress_without_a_known_end_is_a_count_with_its_rate(capsys):
+    now_s = [0.0]
+    meter = Meter(clock=lambda: now_s[0])
+
+    for done in (0, 400, 900):
+        now_s[0] = done / 20
+        meter.update(done, 0, "objects")
+
+    assert capsys.readouterr().err.splitlines() == ["objects: 900, 20 per s"]
+
+
 def test_json_holds_numbers_where_numpy_had_them_and_null_where_nothing_is_defined():
     value = {
         "ap": np.float32(0.5),

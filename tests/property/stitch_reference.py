@@ -108,13 +108,12 @@ def iou(a: int, b: int) -> float:
     return both / (a | b).bit_count() if both else 0.0
 
 
-def stitch(windows: list[Window], views: list[View], g: int) -> list[tuple[str, list[View]]]:
-    """Objects as (kind, views): kind "whole" (one view, as it is), "joined" or "truncated" (geometry: the union)."""
+def twins(windows: list[Window], views: list[View], g: int) -> list[list[int]]:
+    """The clusters of twins, each by the numbers of its views, the one that represents it first."""
     members = defaultdict(list)
     for i, v in enumerate(views):
         members[v.window.index].append(i)
 
-    # twins: settled in both windows, unclipped overlap
     def settled(v: View, other: Window) -> bool:
         return v.d >= g / 2 and other.d(v.box) >= g / 2
 
@@ -124,10 +123,13 @@ def stitch(windows: list[Window], views: list[View], g: int) -> list[tuple[str, 
     groups = defaultdict(list)
     for i in range(len(views)):
         groups[clusters.find(i)].append(i)
+    return [sorted(group, key=lambda i: (-views[i].d, views[i].window.index)) for group in groups.values()]
 
+
+def stitch(windows: list[Window], views: list[View], g: int) -> list[tuple[str, list[View]]]:
+    """Objects as (kind, views): kind "whole" (one view, as it is), "joined" or "truncated" (geometry: the union)."""
     kept, left = [], []
-    for group in groups.values():
-        best = max(group, key=lambda i: (views[i].d, -views[i].window.index))
+    for best, *_ in twins(windows, views, g):
         if views[best].d >= g:
             kept.append(("whole", [views[best]]))
         elif not any(w is not views[best].window and w.d(views[best].box) >= g for w in windows):

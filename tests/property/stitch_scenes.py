@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
 from hypothesis import strategies as st
 
-from cytopipe.core.objects import Objects
+from cytopipe.core.objects import Objects, unmeasured
+from cytopipe.infer.placed import PlacedWindows
 from cytopipe.infer.stitching import Views, no_views
 from cytopipe.infer.windows import Windows, plan_windows
 
@@ -34,7 +35,7 @@ class Cell:
 class Scene:
     """A slide, its windows, and what is on it."""
 
-    windows: Windows
+    windows: Windows | PlacedWindows
     overlap_px: int
     guard_px: int
     cells: list[Cell]
@@ -47,7 +48,8 @@ class Scene:
 
 @st.composite
 def scenes(draw: st.DrawFn) -> Scene:
-    """Small slides under all kinds of grids; cells overlap, nest, share a box, lie on seams or outgrow the overlap."""
+    """Small slides under all kinds of grids; cells overlap, nest, touch, share a box, lie on seams, where four windows
+    meet or on the slide's border, or outgrow the overlap."""
     guard_px, stride_px = draw(st.integers(1, 6)), draw(st.sampled_from([1, 1, 4, 7]))
     overlap_px = draw(st.integers(2 * guard_px + 3, 2 * guard_px + 30))
     window_px = overlap_px + stride_px + draw(st.integers(0, 40))
@@ -71,12 +73,26 @@ def scenes(draw: st.DrawFn) -> Scene:
 
 
 @st.composite
+def moved_scenes(draw: st.DrawFn) -> Scene:
+    """Scenes whose grid begins anywhere above and to the left of the slide, so that its first windows hang over too."""
+    scene = draw(scenes())
+    windows = scene.windows
+    step_px = windows.window_px - scene.overlap_px
+    dx, dy = (draw(st.integers(0, min(step_px, windows.window_px - 1))) for _ in "xy")
+    grid = plan_windows(windows.width + dx, windows.height + dy, windows.window_px, scene.overlap_px)
+    placed = PlacedWindows(grid.boxes - [dx, dy, dx, dy], windows.width, windows.height)
+    return replace(scene, windows=placed) if len(placed) <= 100 else scene
+
+
+@st.composite
 def _boxes(draw: st.DrawFn, windows: Windows, bound_px: int, earlier: list[tuple[float, ...]]) -> tuple[float, ...]:
-    kind = draw(
-        st.sampled_from(["fresh", "seam", "large", "same", "nested", "shifted"] if earlier else ["fresh", "seam"])
-    )
-    if kind in ("same", "nested", "shifted"):
+    of_another = ["same", "nested", "shifted", "touching"] if earlier else []
+    kind = draw(st.sampled_from(["fresh", "seam", "large", *of_another]))
+    if kind in of_another:
         x0, y0, x1, y1 = draw(st.sampled_from(earlier))
+        if kind == "touching":  # along an edge, or at a corner
+            dx, dy = (draw(st.sampled_from([-1, 0, 1])) * side for side in (x1 - x0, y1 - y0))
+            return x0 + dx, y0 + dy, x1 + dx, y1 + dy
         if kind == "nested":
             inset_x, inset_y = (x1 - x0) * draw(st.floats(0, 0.3)), (y1 - y0) * draw(st.floats(0, 0.3))
             return x0 + inset_x, y0 + inset_y, x1 - inset_x, y1
@@ -102,20 +118,35 @@ def octagon(x0: float, y0: float, x1: float, y1: float) -> shapely.Polygon:
 
 
 def predict(scene: Scene, rng: random.Random, drop_fraction: float) -> dict[int, Views]:
-    """What every window reports: a cell at d >= g/2 as it is; of the others the clip, `drop_fraction` of them not."""
+    """What every window reports: a cell at d >= g/2 as it is; of the others the clip, `drop_fraction` of them not.
+
+    Which cell it is travels along as the first measure: see `numbers_of`.
+    """
     boxes = np.array([cell.box for cell in scene.cells]).reshape(-1, 4)
     views = {}
     for k, frame in enumerate(scene.windows.boxes):
         distance = scene.windows.inner_distance(boxes, np.full(len(boxes), k))
         reported = []
-        for cell, d in zip(scene.cells, distance, strict=True):
+        for number, (cell, d) in enumerate(zip(scene.cells, distance, strict=True)):
             if d >= scene.guard_px / 2:
-                reported.append(cell)
+                reported.append((cell, number))
             elif (clip := clipped(cell, frame)) is not None and rng.random() >= drop_fraction:
-                reported.append(clip)
+                reported.append((clip, number))
         rng.shuffle(reported)
-        views[k] = as_views(reported)
+        views[k] = numbered_views(reported)
     return views
+
+
+def numbered_views(reported: list[tuple[Cell, int]]) -> Views:
+    """Cells as one window's report, each with the number of the cell of the scene that it is."""
+    views, measures = as_views([cell for cell, _ in reported]), unmeasured(len(reported))
+    measures[:, 0] = [number for _, number in reported]
+    return replace(views, measures=measures)
+
+
+def numbers_of(table: Objects | Views) -> list[int]:
+    """Which cells of the scene the rows are: of joined ones, which the largest piece is."""
+    return table.measures[:, 0].astype(int).tolist()
 
 
 def clipped(cell: Cell, frame) -> Cell | None:

@@ -93,11 +93,12 @@ def test_twins_that_differ_by_a_pixel_are_one_cell_with_the_look_of_the_better_v
     assert objects.class_index.tolist() == [1]
 
 
-def test_a_view_that_its_own_window_may_have_cut_is_no_twin():
+@pytest.mark.parametrize(("of_cell", "of_cut"), [("w0", "w1"), ("w1", "w0")])
+def test_a_view_that_its_own_window_or_the_other_may_have_cut_is_no_twin(of_cell, of_cut):
     cell = box(68, 70, 92, 88)
     cut = box(62, 70, 94, 88)  # IoU 0.75, but 2 px from an inner edge of window 1; 6 px from those of windows 0 and 3
 
-    objects = stitch(WINDOWS, reports(w0=[cell], w1=[cut]), GUARD_PX)
+    objects = stitch(WINDOWS, reports(**{of_cell: [cell], of_cut: [cut]}), GUARD_PX)
 
     assert boxes_of(objects) == [[62, 70, 94, 88], [68, 70, 92, 88]]
     assert objects.flags.tolist() == [TRUNCATED, 0]
@@ -240,6 +241,20 @@ def test_a_piece_waits_for_a_view_that_may_turn_out_to_be_its_other_piece():
     assert boxes_of(late) == [[66, 96, 94, 154]]
     assert late.flags.tolist() == [JOINED]
     assert rows_of(late) == rows_of(stitch(WINDOWS, views, GUARD_PX))
+
+
+def test_of_pieces_of_equal_area_that_of_the_first_window_gives_the_class_however_late_it_was_decided():
+    # row 1 may see the left piece settled, 4 px from its edge, and not the right one, 3 px from it: that waits alone
+    views, stitcher = reports(w0=[box(20, 64, 100, 84, 1)], w1=[box(60, 63, 140, 83, 2)]), Stitcher(WINDOWS, GUARD_PX)
+
+    tables = []
+    for row in range(3):
+        for k in WINDOWS.of_row(row):
+            stitcher.add(k, views[k])
+        tables.append(stitcher.completed())
+
+    assert [table.class_index.tolist() for table in tables] == [[], [1], []]
+    assert rows_of(tables[1]) == rows_of(stitch(WINDOWS, views, GUARD_PX))
 
 
 def test_views_that_tie_in_box_class_and_score_are_ordered_by_their_masks():

@@ -32,12 +32,12 @@ FLOORS = (
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 TORCH_ROOMS = {"nets", "semi", "methods", "data", "train", "mine"}
-TORCH_FILES = {"infer/predict.py"}
+TORCH_FILES = {"infer/predict.py", "infer/segment.py"}
 HEAVY = {"torch", "torchvision", "zarr", "dask", "geopandas", "numpy", "scipy", "cv2", "shapely", "pyarrow", "tifffile"}
 
 WRAPPED_IN = {
     "openslide": {"slides"},
-    "tifffile": {"slides"},
+    "tifffile": {"slides", "formats"},  # formats: label images
     "imagecodecs": {"slides", "tiles"},
     "dask": {"distribute"},
     "distributed": {"distribute"},

@@ -9,7 +9,7 @@ import shapely
 from torch import from_numpy
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from cytopipe.infer.masks import polygons_from_roi_masks
+from cytopipe.infer.masks import SIMPLIFY_PX, polygons_from_roi_masks
 
 CELLS = 28
 
@@ -76,6 +76,18 @@ def test_polygons_agree_with_torchvision_where_its_rounding_does_not_move_the_bo
     xs, ys = np.meshgrid(np.arange(220) + 0.5, np.arange(220) + 0.5)
     agree = [iou(a, shapely.contains_xy(b, xs, ys)) for a, b in zip(theirs, ours, strict=True)]
     assert min(agree) > 0.995  # specks below a pixel are left out
+
+
+def test_simplifying_moves_an_outline_by_no_more_than_it_says():
+    masks, rng = blobs(200, seed=5), np.random.default_rng(7)
+    corner = rng.uniform(0, 300, (200, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(12, 150, (200, 2))], axis=1)
+
+    exact, simplified = (polygons_from_roi_masks(masks, boxes, simplify_px=px) for px in (0, SIMPLIFY_PX))
+
+    moved = shapely.hausdorff_distance(shapely.boundary(exact), shapely.boundary(simplified))  # over all vertices
+    assert moved.max() <= SIMPLIFY_PX + 1e-9
+    assert moved.max() > SIMPLIFY_PX / 2
 
 
 def test_every_polygon_is_valid_and_lies_within_its_box():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import re
 from html.parser import HTMLParser
 
@@ -14,9 +15,10 @@ from shapely import Polygon, box
 from cytopipe.core.classes import ObjectClass, class_named
 from cytopipe.core.objects import JOINED, Objects, no_objects
 from cytopipe.formats.results import write_results
-from cytopipe.report.gallery import most_suspicious
-from cytopipe.report.index_page import IndexRow, write_index
+from cytopipe.report.gallery import MAX_CROP_PX, USUAL_CROP_PX
+from cytopipe.report.index_page import IndexRow, write_index, write_slides_csv
 from cytopipe.report.infer_page import write_infer_report
+from cytopipe.report.summary import SlideSummary, summarise
 from cytopipe.report.train_page import Sample, write_train_report
 
 CLASSES = [class_named(name) for name in ("nucleus", "normal", "HSIL")]
@@ -88,9 +90,9 @@ def infer_page(folder, objects, *, classes=CLASSES, mpp=(0.5, 0.5), slide_id="S-
     arguments = {"slide_facts": {"reader": "tiff"}, "run_facts": {"model": {"name": "small"}}, "warnings": []} | options
     write_infer_report(
         folder / "report.html",
-        results=results,
+        slide_id=slide_id,
+        summary=summarise(results, (1000, 500)),
         thumbnail=np.full((50, 100, 3), 240, np.uint8),
-        slide_size=(1000, 500),
         crop=slide_crop(asked if asked is not None else []),
         **arguments,
     )
@@ -110,6 +112,15 @@ def test_the_gallery_shows_the_most_suspicious_first_with_their_places(tmp_path)
     assert [c["tabindex"] for c in cells] == ["0", "-1", "-1"]
 
 
+def test_places_are_told_in_both_frames_where_they_differ(tmp_path):
+    same = infer_page(tmp_path, some_objects())
+    moved = infer_page(tmp_path, some_objects(), bounds_offset=(100, 7))
+
+    assert [c.get("data-qupath") for c in same.all("button", **{"class": "cell"})] == [None] * 3
+    assert [c["data-qupath"] for c in moved.all("button", **{"class": "cell"})] == ["-15, 8", "-55, 8", "-95, 8"]
+    assert [c["data-x"] for c in moved.all("button", **{"class": "cell"})] == ["85", "45", "5"]
+
+
 def test_without_suspicious_classes_the_gallery_goes_by_score(tmp_path):
     calm = [class_named(name) for name in ("nucleus", "normal", "other")]
 
@@ -120,9 +131,9 @@ def test_without_suspicious_classes_the_gallery_goes_by_score(tmp_path):
 
 
 def test_the_gallery_is_as_long_as_asked(tmp_path):
-    results = write_results(tmp_path, "S", some_objects(), CLASSES, mpp=None)
+    page = infer_page(tmp_path, some_objects(), gallery_count=2)
 
-    assert len(most_suspicious(results, 2)) == 2
+    assert len(page.all("button", **{"class": "cell"})) == 2
 
 
 def test_each_crop_is_a_square_around_its_object_even_past_the_border_of_the_slide(tmp_path):
@@ -158,12 +169,51 @@ def test_an_object_larger_than_most_is_shown_whole(tmp_path):
     assert y1 > 100
 
 
-def test_counts_and_mean_areas_are_told_for_each_class(tmp_path):
+def crops_of(page):
+    """Each crop's words and its width in px."""
+    images = [a["src"] for a in page.all("img") if a["src"].startswith("data:image/jpeg")][1:]  # the first: thumbnail
+    data = [np.frombuffer(base64.b64decode(src.partition(",")[2]), np.uint8) for src in images]
+    widths = [cv2.imdecode(d, cv2.IMREAD_COLOR).shape[1] for d in data]
+    return list(zip([c["data-picture"] for c in page.all("button", **{"class": "cell"})], widths, strict=True))
+
+
+def test_crops_have_a_px_for_each_px_of_the_slide_and_what_is_shrunk_says_so(tmp_path):
+    objects = some_objects(6)
+    for row, side in ((0, 300), (2, 600), (4, 1200)):
+        objects.xyxy[row] = [0, 0, side, side]
+        objects.geometry[row] = box(0, 0, side, side)
+
+    page = infer_page(tmp_path, objects)
+
+    assert crops_of(page) == [
+        ("1380 px of level 0, shrunk to 56%", MAX_CROP_PX),  # 1200 px and a margin of 15%
+        ("690 px of level 0, native resolution", 690),
+        ("384 px of level 0, native resolution", USUAL_CROP_PX),
+    ]
+
+
+def test_counts_and_areas_are_told_for_each_class(tmp_path):
     page = infer_page(tmp_path, some_objects())
 
-    assert "nucleus 3 25 0.67" in page.words  # 10 x 10 px at 0.5 µm/px; scores 2/6, 4/6, 6/6
-    assert "normal 0 – –" in page.words
-    assert "mean area, µm²" in page.words
+    assert "nucleus 3 25 75 0.67" in page.words  # 10 x 10 px at 0.5 µm/px; scores 2/6, 4/6, 6/6
+    assert "normal 0 – – –" in page.words
+    assert "mean area, µm² area together, µm²" in page.words
+
+
+def test_large_areas_are_told_in_square_millimetres(tmp_path):
+    objects = some_objects(6)
+    objects.geometry[0] = box(0, 10, 1000, 1010)
+
+    page = infer_page(tmp_path, objects)
+
+    assert "area together, mm²" in page.words
+    assert "HSIL 3 83 350 0.25 0.50" in page.words  # (1000² + 2 x 10²) px² of 0.25 µm²
+
+
+def test_objects_that_no_window_saw_whole_are_counted(tmp_path):
+    page = infer_page(tmp_path, some_objects())
+
+    assert "6 joined of pieces that several windows saw." in page.words
 
 
 def test_without_resolution_the_page_speaks_of_pixels(tmp_path):
@@ -178,7 +228,8 @@ def test_a_slide_without_objects_gets_a_page_that_says_so(tmp_path):
     page = infer_page(tmp_path, no_objects(3))
 
     assert "No object was found on this slide." in page.words
-    assert page.all("button") == []
+    assert page.all("button", **{"class": "cell"}) == []
+    assert page.all("img", **{"class": "layer"}) == []
 
 
 def test_a_slide_without_any_suspicion_gets_a_page_that_says_so(tmp_path):
@@ -318,16 +369,62 @@ def test_an_outline_with_a_hole_is_drawn_with_the_hole(tmp_path):
     assert path.count("M") == path.count("Z") == 2
 
 
-def test_the_index_tells_of_each_slide_what_became_of_it_and_links_to_its_report(tmp_path):
-    rows = [
-        IndexRow("S 1", "done", "S 1/report.html", {"HSIL": 1234}, warnings=2),
+def batch():
+    return [
+        IndexRow("S 1", "done", "S 1/report.html", {"HSIL": 1234}, 0.25, 7, warnings=2),
         IndexRow(HOSTILE, "failed", error="cannot be read <at all>"),
+        IndexRow("S 3", "done", "S 3/report.html", {"HSIL": 2, "normal": 5}, 0.875, 1),
+        IndexRow("S 2", "done", "S 2/report.html", {"HSIL": 3}, 0.2500001, 9),
     ]
 
-    write_index(tmp_path / "index.html", rows, title="results", facts={"model": "small"})
+
+def test_the_index_shows_the_most_suspicious_slide_first_and_links_to_its_report(tmp_path):
+    write_index(tmp_path / "index.html", batch(), ["normal", "HSIL"], title="results", facts={"model": "small"})
 
     page = Page(tmp_path / "index.html")
-    assert [a["href"] for a in page.all("a")] == ["S%201/report.html"]
-    assert "S 1 done 1 234 2 warnings" in page.words
-    assert "failed – cannot be read <at all>" in page.words
-    assert page.all("script") == []
+    assert [a["href"] for a in page.all("a")] == ["S%203/report.html", "S%202/report.html", "S%201/report.html"]
+    assert "S 1 done 0.250 7 1 234 0 1 234 2" in page.words
+    assert "failed – – – – – 0" in page.words
+    assert page.words.index("Failed slides") < page.words.index("cannot be read <at all>")
+    assert len(page.all("script")) == 2  # its own
+
+
+def test_slides_csv_has_the_rows_and_the_figures_of_the_index(tmp_path):
+    write_slides_csv(tmp_path / "slides.csv", batch(), ["normal", "HSIL"])
+
+    with (tmp_path / "slides.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [
+            ["slide_id", "status", "suspicion", "suspicious", "objects", "normal", "HSIL", "warnings", "error"],
+            ["S 3", "done", "0.875", "1", "7", "5", "2", "0", ""],
+            ["S 2", "done", "0.250", "9", "3", "0", "3", "0", ""],
+            ["S 1", "done", "0.250", "7", "1234", "0", "1234", "2", ""],
+            [HOSTILE, "failed", "", "", "", "", "", "0", "cannot be read <at all>"],
+        ]
+
+
+def test_the_page_of_a_hundred_thousand_cells_stays_below_15_mb_though_every_crop_is_noise(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (1200, 1200, 3)).astype(np.uint8)
+    summary = SlideSummary(CLASSES, (0.25, 0.25), (90_000, 60_000))
+    for _ in range(10):
+        corner = rng.uniform(0, 1, (10_000, 2)) * (89_000, 59_000)
+        xyxy = np.concatenate([corner, corner + rng.uniform(20, 300, (10_000, 2))], axis=1)
+        scores = rng.uniform(0, 1, (10_000, 3)).astype(np.float32)
+        geometry = np.array(box(*xyxy.T), dtype=object)
+        kind, none = scores.argmax(axis=1).astype(np.int32), np.zeros(10_000, np.int32)
+        summary.add(Objects(xyxy, kind, scores.max(axis=1), scores, geometry, none.astype(np.uint8), none))
+
+    write_infer_report(
+        tmp_path / "report.html",
+        slide_id="S-1",
+        summary=summary,
+        thumbnail=noise,
+        crop=lambda area: noise[: area[3] - area[1], : area[2] - area[0]],
+        slide_facts={},
+        run_facts={},
+    )
+
+    page = Page(tmp_path / "report.html")
+    assert len(page.all("button", **{"class": "cell"})) == 200
+    assert "200 of 100 000 objects" in page.words
+    assert (tmp_path / "report.html").stat().st_size < 15e6

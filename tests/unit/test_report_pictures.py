@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +13,7 @@ from shapely import MultiPolygon, box
 from cytopipe.formats.colours import colour_of
 from cytopipe.report.charts import line_chart, stacked_histogram
 from cytopipe.report.density import density_picture
-from cytopipe.report.encode import fit, number, plain
+from cytopipe.report.encode import fit, jpeg_within, number, plain
 from cytopipe.report.overview import write_overview
 from cytopipe.report.picture import INK, draw_objects, write_picture
 from cytopipe.report.scale import bar_length_um, length_text
@@ -80,9 +83,10 @@ def test_an_overview_without_tiles_or_resolution_is_a_picture_too(tmp_path):
 
 
 def test_the_density_is_highest_where_most_points_lie_and_clear_where_none_do():
-    crowd = np.concatenate([np.full((50, 2), 20.0), [[150.0, 80]]])
+    counts = np.zeros((100, 200))
+    counts[20, 20], counts[80, 150] = 50, 1
 
-    picture = density_picture(crowd, np.ones(51), (200, 100))
+    picture = density_picture(counts)
 
     alpha = picture[..., 3]
     assert picture.shape == (100, 200, 4)
@@ -91,7 +95,7 @@ def test_the_density_is_highest_where_most_points_lie_and_clear_where_none_do():
 
 
 def test_a_slide_without_points_has_a_clear_density():
-    assert not density_picture(np.zeros((0, 2)), np.zeros(0), (30, 20))[..., 3].any()
+    assert not density_picture(np.zeros((20, 30)))[..., 3].any()
 
 
 def test_the_bars_of_a_histogram_are_as_tall_as_their_counts():
@@ -141,6 +145,21 @@ def test_facts_of_any_kind_become_plain_text():
     assert plain([1, 2.5, None, True]) == "1, 2.5, –, yes"
     assert plain({"HSIL": 3, "normal": 4}) == "HSIL 3, normal 4"
     assert plain("a < b") == "a < b"
+
+
+def test_a_jpeg_keeps_to_its_bytes_and_gives_up_quality_before_pixels():
+    noise = np.random.default_rng(0).integers(0, 256, (200, 100, 3)).astype(np.uint8)
+
+    sizes = {}
+    for limit in (60_000, 12_000, 4_000):
+        uri, scale = jpeg_within(noise, limit)
+        data = base64.b64decode(uri.partition(",")[2])
+        assert len(data) <= limit
+        sizes[limit] = scale
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.height == pytest.approx(200 * scale)
+
+    assert sizes == {60_000: 1, 12_000: 1, 4_000: 0.5}
 
 
 def test_an_image_is_shrunk_and_never_enlarged():

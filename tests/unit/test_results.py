@@ -221,7 +221,7 @@ def with_column(name, values):
     ("change", "complaint"),
     [
         (lambda table: table.replace_schema_metadata(None), "was not written by cytopipe"),
-        (with_facts(schema_version=99), "has schema version 99, this cytopipe reads up to 1; update cytopipe"),
+        (with_facts(schema_version=99), "has schema version 99, this cytopipe reads up to 2; update cytopipe"),
         (with_facts(slide_id=""), "its facts are damaged"),
         (without("score_HSIL"), "has no column score_HSIL"),
         (with_column("class", ["cat", "dog", "HSIL"]), "class 'cat' is not in its list"),
