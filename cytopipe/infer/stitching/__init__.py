@@ -3,7 +3,8 @@
 Geometry alone: it knows nothing of networks, files or the meaning of a class.
 """
 
+from cytopipe.infer.stitching.overlap import SAME_IOU
 from cytopipe.infer.stitching.stitcher import Stitcher, stitch
 from cytopipe.infer.stitching.views import Views, no_views
 
-__all__ = ["Stitcher", "Views", "no_views", "stitch"]
+__all__ = ["SAME_IOU", "Stitcher", "Views", "no_views", "stitch"]

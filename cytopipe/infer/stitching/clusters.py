@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytopipe.core.objects import Objects
+from cytopipe.infer.stitching.order import order_by
 
 Index = NDArray[np.intp]
 
@@ -30,12 +31,15 @@ class Pairs:
     def best_first(self, table: Objects) -> Pairs:
         """In the rule's order: IoU (high first), same class, score difference, (box, class, score); ties by row."""
         i, j = self.i, self.j
-        by_key = np.lexsort((table.score, table.class_index, *table.xyxy.T[::-1]))  # stable: ties by row
-        rank = np.empty_like(by_key)
-        rank[by_key] = np.arange(len(table))
+        paired = np.zeros(len(table), bool)
+        paired[i] = paired[j] = True
+        rows = np.flatnonzero(paired)
+        rank = np.empty(len(table), np.intp)
+        keys = (*table.xyxy[rows].T, table.class_index[rows], table.score[rows])
+        rank[rows[order_by(keys, enough=1)]] = np.arange(len(rows))  # ties by row
         differ = table.class_index[i] != table.class_index[j]
         apart = np.abs(table.score[i].astype(np.float64) - table.score[j])
-        order = np.lexsort((rank[j], rank[i], apart, differ, -self.iou))
+        order = order_by((-self.iou, differ, apart, rank[i], rank[j]), enough=3)
         return Pairs(i[order], j[order], self.iou[order])
 
 
@@ -55,8 +59,12 @@ def clusters(pairs: Pairs, table: Objects) -> Index:
             row = above
         return row
 
+    cluster = np.arange(len(table), dtype=np.intp)
+    often = np.bincount(np.concatenate([pairs.i, pairs.j]), minlength=len(table)) > 1
+    alone = ~often[pairs.i] & ~often[pairs.j]  # neither has another candidate: nothing to decide, and so are most
+    cluster[pairs.j[alone]] = pairs.i[alone]
     window = table.window.tolist()
-    ordered = pairs.best_first(table)
+    ordered = Pairs(pairs.i[~alone], pairs.j[~alone], pairs.iou[~alone]).best_first(table)
     for i, j in zip(ordered.i.tolist(), ordered.j.tolist(), strict=True):
         if (i, window[j]) in taken or (j, window[i]) in taken:
             continue
@@ -66,4 +74,6 @@ def clusters(pairs: Pairs, table: Objects) -> Index:
         if a != b and not windows_a & windows_b:
             windows_a |= windows_b
             parent[b] = a
-    return np.array([root(row) for row in range(len(table))], dtype=np.intp)
+    for row in parent:
+        cluster[row] = root(row)
+    return cluster

@@ -27,16 +27,19 @@ def touching_pairs(xyxy: F64, window: NDArray[np.integer]) -> tuple[Index, Index
     return i[keep], j[keep]
 
 
-def paired_iou(boxes_a: F64, geometry_a: Geometry, boxes_b: F64, geometry_b: Geometry) -> F64:
-    """IoU (P,) of a[k] and b[k], by masks where both have one, else by boxes; 0 where masks cannot reach SAME_IOU."""
+def paired_iou(
+    boxes_a: F64, geometry_a: Geometry, boxes_b: F64, geometry_b: Geometry, least_iou: float = SAME_IOU
+) -> F64:
+    """IoU (P,) of a[k] and b[k], by masks where both have one, else by boxes; 0 where masks cannot reach least_iou."""
     both = box_areas(common_boxes(boxes_a, boxes_b))
     union = box_areas(boxes_a) + box_areas(boxes_b) - both
     iou = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
     masks = ~(shapely.is_missing(geometry_a) | shapely.is_missing(geometry_b))
     iou[masks] = 0.0
     area_a, area_b = shapely.area(geometry_a), shapely.area(geometry_b)  # NaN where there is none
-    # |a ∩ b| is at most the boxes' common area, and IoU >= 1/2 says 3 |a ∩ b| >= |a| + |b|: most pairs end here
-    near = masks & (3 * np.minimum.reduce([both, area_a, area_b]) * _SLACK >= area_a + area_b)
+    # |a ∩ b| is at most the boxes' common area, and IoU >= t says (1 + 1/t) |a ∩ b| >= |a| + |b|: most pairs end here
+    most = (1 + 1 / least_iou) * np.minimum.reduce([both, area_a, area_b])
+    near = masks & (most * _SLACK >= area_a + area_b)
     cut = shapely.area(shapely.intersection(geometry_a[near], geometry_b[near]))
     whole = area_a[near] + area_b[near] - cut
     iou[near] = np.divide(cut, whole, out=np.zeros_like(cut), where=whole > 0)

@@ -51,23 +51,6 @@ class Views:
         """The rows named by an index or a mask, in that order."""
         return Views(*(getattr(self, name)[index] for name in Views.__slots__))
 
-    def in_canonical_order(self) -> Views:
-        """The same views by box, class, score, then geometry, class scores and measures: what still ties is equal in
-        all."""
-        keys = (self.score, self.class_index, *self.xyxy.T[::-1])
-        order = np.lexsort(keys)
-        ties = np.logical_and.reduce([key[order][1:] == key[order][:-1] for key in keys])
-        if ties.any():
-            group = np.concatenate([[0], np.cumsum(~ties)])  # same number: tied so far
-            spelled = [self._spelled(i) if tied else () for i, tied in zip(order, _in_a_tie(ties), strict=True)]
-            order = order[sorted(range(len(order)), key=lambda k: (group[k], spelled[k]))]
-        return self.take(order)
-
-    def _spelled(self, i: int) -> tuple[bytes, ...]:
-        geometry = self.geometry[i]
-        outline = shapely.to_wkb(geometry.normalize()) if geometry is not None else b""
-        return outline, self.class_scores[i].tobytes(), self.measures[i].tobytes()
-
 
 def no_views(classes: int) -> Views:
     """What a window that sees nothing reports, for a list of `classes` classes."""
@@ -78,9 +61,3 @@ def no_views(classes: int) -> Views:
         np.zeros((0, classes), np.float32),
         np.zeros(0, object),
     )
-
-
-def _in_a_tie(ties: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """From whether neighbours tie, (N - 1,), to whether each row ties with a neighbour, (N,)."""
-    padded = np.concatenate([[False], ties, [False]])
-    return np.asarray(padded[1:] | padded[:-1], dtype=bool)
