@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, ClassVar, Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -118,8 +119,8 @@ class OpenedSlide(ABC):
             pixels = np.dstack([self._to_srgb.apply(pixels[..., :3]), pixels[..., 3:]])
         if pixels.shape[2] == 3:
             return pixels
-        if pixels[..., 3].min() == 255:
-            return np.ascontiguousarray(pixels[..., :3])
+        if cv2.extractChannel(pixels, 3).min() == 255:
+            return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
         return compose(pixels, BACKGROUND_VALUE[self.background])
 
     def announce(self, level: int, windows: NDArray[np.int64]) -> None:
