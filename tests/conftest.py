@@ -6,11 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 if (
     "PYTEST_XDIST_WORKER" in os.environ
 ):  # before torch starts its threads: two workers of two threads each wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The suite draws the same cases each time, so that a change that is red is red for its own reason. Others are looked
+# for with `pytest --hypothesis-profile search`.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("search")
+settings.load_profile("same")
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
