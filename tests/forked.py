@@ -1,5 +1,5 @@
-"""Commands in real processes that can be killed, forked from a server that has imported what `infer` needs: a start
-costs milliseconds instead of the seconds of importing torch.
+"""Commands in real processes that can be killed, forked from a server that has imported what `tile` and `infer` need,
+and has started no thread: a start costs milliseconds instead of the seconds of importing torch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ SERVER.set_forkserver_preload(
     [
         "cytopipe.cli.main",
         "cytopipe.steps.infer",
+        "cytopipe.steps.tile",
         "cytopipe.slides.tiff_reader",
         "imagecodecs._jpeg8",
         "imagecodecs._png",
         "PIL.JpegImagePlugin",
         "pyarrow.dataset",
+        "pyarrow.pandas_compat",
+        "pandas",
         "zarr",
         __name__,
     ]

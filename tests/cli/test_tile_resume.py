@@ -1,14 +1,11 @@
 """`cytopipe tile` left alone for a night: killed at any moment, run twice at once, or out of disk, it ends with the
 bytes of an unbroken run.
 
-Real processes and real SIGKILLs. They are forked from a server that has imported everything and started no thread, so
-that a start costs milliseconds and 25 of them seconds.
+Real processes and real SIGKILLs (tests/forked.py).
 """
 
 from __future__ import annotations
 
-import io
-import multiprocessing
 import os
 import random
 import shutil
@@ -16,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -28,79 +24,14 @@ from cytopipe.formats.annotations import Annotation
 from cytopipe.formats.qupath import QuPathWriter
 from cytopipe.slides.writer import PyramidWriter
 from cytopipe.tiles import TileStore
+from tests.forked import Ended, run, start
 
 KILLS = 25
 SIDE_PX, TILE_PX, SLIDES = 512, 128, 4
 
-# The server of the forked commands. What it imports is what `cytopipe tile` does, and what pyarrow does where it is
-# there; what is absent is skipped, and none of it starts a thread.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [
-        "cytopipe.cli.main",
-        "cytopipe.steps.tile",
-        "cytopipe.slides.tiff_reader",
-        "imagecodecs._jpeg8",
-        "imagecodecs._png",
-        "PIL.JpegImagePlugin",
-        "pyarrow.dataset",
-        "pyarrow.pandas_compat",
-        "pandas",
-        "zarr",
-        __name__,
-    ]
-)
-
-
-@dataclass
-class Ended:
-    """How a command ended: exit code (negative: the signal), what it said."""
-
-    code: int
-    stderr: str
-
 
 def command(*arguments: object) -> list[str]:
     return ["tile", *map(str, arguments), "--tile-px", str(TILE_PX), "--workers", "2"]
-
-
-def enter(arguments: list[str], said: Path, writes: int | None) -> None:
-    """The command in its own process, as the installed program enters it; `writes`: after so many the disk is full."""
-    from cytopipe.cli.main import main
-
-    sys.stdout = sys.stderr = said.open("w", buffering=1)
-    sys.argv = ["cytopipe", *arguments]
-    if writes is not None:
-        fill_disk_after(writes, Path(arguments[arguments.index("--out") + 1]))
-    main()
-
-
-def start(arguments: list[str], said: Path, writes: int | None = None) -> multiprocessing.Process:
-    process = SERVER.Process(target=enter, args=(arguments, said, writes))
-    process.start()
-    return process
-
-
-def run(arguments: list[str], said: Path, writes: int | None = None) -> Ended:
-    process = start(arguments, said, writes)
-    process.join(120)
-    assert process.exitcode is not None, "still running after 120 s"
-    return Ended(process.exitcode, said.read_text())
-
-
-def fill_disk_after(writes: int, folder: Path) -> None:
-    """Let all but the first `writes` files that Python opens for writing below `folder` meet a full disk."""
-    opened, real = 0, io.open
-
-    def full(file: object, mode: str = "r", *rest: object, **named: object):
-        nonlocal opened
-        if set(mode) & set("wax+") and folder in Path(str(file)).parents:
-            opened += 1
-            if opened > writes:
-                raise OSError(28, "No space left on device", str(file))
-        return real(file, mode, *rest, **named)
-
-    io.open = full
 
 
 def write_slide(path: Path, seed: int) -> None:
@@ -138,7 +69,7 @@ def unbroken(slides: Path, folder: Path, codec: str = "jpeg") -> tuple[dict[str,
     started = time.perf_counter()
     done = run([*arguments_for(slides, codec), "--out", str(folder / "unbroken")], folder / "said")
     seconds = time.perf_counter() - started
-    assert done.code == 0, done.stderr
+    assert done.code == 0, done.said
     assert len(TileStore(folder / "unbroken")) > 30
     return bytes_of(folder / "unbroken"), seconds
 
@@ -167,7 +98,7 @@ def test_after_kill_9_at_any_of_25_moments_the_same_command_ends_with_the_bytes_
 
         resumed = run(arguments, tmp_path / "said")
 
-        assert resumed.code == 0, resumed.stderr
+        assert resumed.code == 0, resumed.said
         assert bytes_of(store) == expected, f"killed with {found[-1]}"
         if kills == KILLS:
             break
@@ -210,7 +141,7 @@ def test_a_second_run_on_one_folder_is_refused_with_pid_and_host_of_the_first(sl
         first.join(120)
 
     assert second.code == 2
-    last = second.stderr.strip().splitlines()[-1]
+    last = second.said.strip().splitlines()[-1]
     assert f"process {first.pid} on {socket.gethostname()} is writing to this folder" in last
     assert first.exitcode == 0, "the refused run disturbed the first"
     assert len(TileStore(store)) > 30
@@ -230,7 +161,7 @@ def test_a_disk_that_is_full_from_any_write_on_gives_one_line_and_the_same_comma
 
         resumed = run(arguments, tmp_path / "said")
 
-        assert resumed.code == 0, resumed.stderr
+        assert resumed.code == 0, resumed.said
         assert bytes_of(store) == expected, f"full after {writes} writes"
     assert full > 4
 
@@ -239,7 +170,7 @@ def test_a_finished_store_stays_whole_when_the_disk_fills_while_slides_are_added
     store, few = tmp_path / "store", sorted(slides.glob("*.svs"))[:2]
     grown = [*command(slides), "--out", str(store)]
     first = run([*command(*few), "--out", str(store)], tmp_path / "said")
-    assert first.code == 0, first.stderr
+    assert first.code == 0, first.said
     tiles = len(TileStore(store))
 
     broken = run(grown, tmp_path / "said", writes=5)
@@ -253,11 +184,11 @@ def test_a_finished_store_stays_whole_when_the_disk_fills_while_slides_are_added
 
 
 def assert_says_full(ended: Ended) -> None:
-    assert ended.code == 1, ended.stderr
-    last = ended.stderr.strip().splitlines()[-1]
+    assert ended.code == 1, ended.said
+    last = ended.said.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert "no space left on the disk; free some space and run the same command again; it resumes" in last
-    assert "Traceback" not in ended.stderr
+    assert "Traceback" not in ended.said
 
 
 # Runs inside its own mount namespace: a tmpfs that others do not see, gone with the process.
