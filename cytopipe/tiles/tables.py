@@ -191,6 +191,8 @@ class LazyTable:
 
     def _read(self, names: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
         stored = [name for name in names if name not in self._filled_in]
+        if not len(self):  # pyarrow 18 does not read what has no row group
+            return pa.schema([self._schema.field(name) for name in names]).empty_table()
         table = self._or_damaged(lambda: self._read_stored(stored, groups))
         for name in set(names) - set(stored):
             field = self._schema.field(name)
