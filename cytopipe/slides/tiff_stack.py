@@ -25,7 +25,7 @@ from cytopipe.slides.showing import AS_STORED, Showing
 from cytopipe.slides.stack import Stack, StackSlide
 
 JPEG = 7
-DECODE_ERRORS = (RuntimeError, ValueError, IndexError, KeyError, TypeError, OSError, NotImplementedError, struct.error)
+DECODE_ERRORS = (RuntimeError, ValueError, IndexError, KeyError, TypeError, OSError, struct.error)
 """What imagecodecs and tifffile raise on damaged data, as in `tiff_reader`."""
 
 
