@@ -1,4 +1,4 @@
-"""Measures of an outline's shape that follow from its vertices alone: eccentricity and solidity.
+"""Measures of an outline's shape that follow from its vertices alone: centroid, eccentricity and solidity.
 
 Enters: polygons in any frame, unit: its px.  Leaves: ratios without unit. Moments are those of the area (integrals over
 it, not sums over pixels), so that they do not depend on a grid.
@@ -25,11 +25,16 @@ def shape_measures(geometry: NDArray[np.object_]) -> F64:
     solidity      area over the area of the convex hull, 1 where nothing is dented; holes and gaps between parts count
     Source        scikit-image's regionprops, which takes the moments of pixels
     """
-    found = np.full((len(geometry), 2), np.nan)
+    return centroids_and_measures(geometry)[1]
+
+
+def centroids_and_measures(geometry: NDArray[np.object_]) -> tuple[F64, F64]:
+    """Centroids of polygons (N, 2) in their frame, and their `shape_measures`, at the price of the latter."""
+    found = np.full((len(geometry), 4), np.nan)
     for first in range(0, len(geometry), _BATCH):
         part = slice(first, first + _BATCH)
         found[part] = _measured(geometry[part])
-    return found
+    return found[:, :2], found[:, 2:]
 
 
 def _measured(geometry: NDArray[np.object_]) -> F64:
@@ -38,7 +43,8 @@ def _measured(geometry: NDArray[np.object_]) -> F64:
     rings = rings_of(geometry)
     is_outline, owner = rings.is_shell, rings.owner
     xy, at = rings.xy, np.repeat(np.arange(len(owner)), np.diff(rings.first))
-    xy = xy - ((bounds[:, :2] + bounds[:, 2:]) / 2)[owner[at]]  # far from the origin, squares would eat the digits
+    middle = (bounds[:, :2] + bounds[:, 2:]) / 2
+    xy = xy - middle[owner[at]]  # far from the origin, squares would eat the digits
     follows = np.flatnonzero(at[1:] == at[:-1])
     x, y, to_x, to_y = xy[follows, 0], xy[follows, 1], xy[follows + 1, 0], xy[follows + 1, 1]
     cross, ring = x * to_y - to_x * y, at[follows]
@@ -62,6 +68,6 @@ def _measured(geometry: NDArray[np.object_]) -> F64:
         mean, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy_)
         longest = mean + spread
         eccentricity = np.sqrt(np.clip(2 * spread / longest, 0, 1))  # 1 - (mean - spread) / (mean + spread)
-        solidity = shapely.area(geometry) / shapely.area(shapely.convex_hull(geometry))
-    has_area = m00 > 0
-    return np.where(has_area[:, None], np.stack([eccentricity, np.minimum(solidity, 1)], axis=1), np.nan)
+        solidity = m00 / shapely.area(shapely.convex_hull(geometry))
+    measures = [middle[:, 0] + mean_x, middle[:, 1] + mean_y, eccentricity, np.minimum(solidity, 1)]
+    return np.where((m00 > 0)[:, None], np.stack(measures, axis=1), np.nan)

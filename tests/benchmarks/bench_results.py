@@ -4,6 +4,8 @@
     python tests/benchmarks/bench_results.py [--objects 1000000] [--points 32] [--repetitions 3]
 
 Ours: `ResultsWriter` from outlines in memory to GeoJSON, to GeoParquet, and to both: ids, sizes, shape, text, file.
+File alone: the same features and columns, ids, sizes and shape known before the clock starts: what the peers are given,
+though still as outlines and arrays, not as text or WKB.
 Peers: orjson (else json, which the table then says) writing the same features as dictionaries already built, and
 pyarrow writing the same table as columns already built, with the same compression and rows a group. Each run is a
 process of its own; the peer's building is not counted. `cpu` counts the threads of the process together: on a busy
@@ -32,14 +34,18 @@ import shapely
 from cytopipe.core.classes import class_named
 from cytopipe.core.objects import Objects
 from cytopipe.formats.results import GEOJSON_NAME, TABLE_NAME, ResultsWriter
+from cytopipe.formats.results.geojson import FeatureWriter
+from cytopipe.formats.results.identity import IdMaker, canonical_order
+from cytopipe.formats.results.schema import SCHEMA_VERSION, Group, ResultsInfo, shapes_of
+from cytopipe.formats.results.table import TableWriter
 from cytopipe.formats.results.writer import ROWS
 
 NAMES = ("nucleus", "normal", "ASC-US", "LSIL", "HSIL", "AGC")
 SIDE_PX = 100_000
 BATCH = 5_000  # objects that a row of windows gives at once
 TASKS = {
-    "geojson": ("ours", "orjson"),
-    "parquet": ("ours", "pyarrow"),
+    "geojson": ("ours", "file alone", "orjson"),
+    "parquet": ("ours", "file alone", "pyarrow"),
     "both": ("ours",),
 }
 
@@ -74,6 +80,27 @@ def write(folder: Path, objects: Objects, parts: set[str]) -> None:
             out.add(objects.take(np.arange(start, min(start + BATCH, len(objects)))))
 
 
+def known_groups(objects: Objects) -> list[Group]:
+    """The groups that `ResultsWriter` makes, with all that several files need of them worked out."""
+    classes = [class_named(name) for name in NAMES]
+    info = ResultsInfo(
+        schema_version=SCHEMA_VERSION,
+        slide_id="S",
+        classes=tuple(classes),
+        mpp=(0.25, 0.25),
+        bounds_offset=(0, 0),
+        size=(SIDE_PX, SIDE_PX),
+    )
+    objects = objects.take(canonical_order(objects))
+    ids, groups = IdMaker("S", info.names), []
+    for first in range(0, len(objects), ROWS):
+        some = objects.take(np.arange(first, min(first + ROWS, len(objects))))
+        group = Group(info, first, some, ids.ids(some, shapes_of(some)))
+        group.know(group.measure())
+        groups.append(group)
+    return groups
+
+
 def measure(task: str, who: str, folder: Path, n: int, points: int) -> dict[str, float | str]:
     """One run in this process: seconds of wall and CPU, MiB held before and at the peak."""
     used = who
@@ -83,6 +110,17 @@ def measure(task: str, who: str, folder: Path, n: int, points: int) -> dict[str,
 
         def work() -> None:
             write(folder / "new", objects, parts)
+
+    elif who == "file alone":
+        groups = known_groups(cells(n, points))
+
+        def work() -> None:
+            path = folder / "alone" / (GEOJSON_NAME if task == "geojson" else TABLE_NAME)
+            path.parent.mkdir(exist_ok=True)
+            kind = FeatureWriter if task == "geojson" else TableWriter
+            with kind(path, groups[0].info) as out:
+                for group in groups:
+                    out.add(group)
 
     elif task == "geojson":
         try:
@@ -131,7 +169,7 @@ def main() -> None:
         f"{given.objects} outlines of {given.points} points, {given.repetitions} repetitions; {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, shapely {shapely.__version__}, pyarrow {pyarrow.__version__}"
     )
-    print(f"{'files':8} {'writer':8} {'wall s':>16} {'cpu s':>16} {'held MiB':>9} {'peak MiB':>9}  ratio wall, cpu")
+    print(f"{'files':8} {'writer':10} {'wall s':>16} {'cpu s':>16} {'held MiB':>9} {'peak MiB':>9}  ratio wall, cpu")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, cells(given.objects, given.points), {"geojson", "parquet"})
@@ -160,7 +198,7 @@ def row(task: str, runs: list[dict[str, float | str]], peer: list[dict[str, floa
 
     ratio = " ".join(f"{median(runs, key) / median(peer, key):.2f}" for key in ("wall", "cpu"))
     memory = f"{median(runs, 'held'):9.0f} {median(runs, 'peak'):9.0f}"
-    return f"{task:8} {runs[0]['who']!s:8} {spread('wall'):>16} {spread('cpu'):>16} {memory}  {ratio}"
+    return f"{task:8} {runs[0]['who']!s:10} {spread('wall'):>16} {spread('cpu'):>16} {memory}  {ratio}"
 
 
 if __name__ == "__main__":

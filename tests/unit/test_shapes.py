@@ -8,7 +8,7 @@ import shapely
 from shapely.affinity import rotate, scale, translate
 from skimage.measure import regionprops
 
-from cytopipe.core.shapes import shape_measures
+from cytopipe.core.shapes import centroids_and_measures, shape_measures
 from cytopipe.formats.rasterise import label_image
 from tests.outlines import cells
 
@@ -68,3 +68,15 @@ def test_what_has_no_outline_or_no_area_has_no_shape():
 
     assert np.isnan(shape_measures(outlines)).all()
     assert shape_measures(outlines[:0]).shape == (0, 2)
+
+
+def test_centroids_are_those_of_geos_also_far_from_the_origin_and_with_holes():
+    outlines = np.array(
+        [
+            shapely.Point(90_000.25, 70_000.5).buffer(20).difference(shapely.Point(90_007, 70_000).buffer(5)),
+            shapely.MultiPolygon([shapely.box(0, 0, 4, 2), shapely.box(10, 0, 11, 30)]),
+        ],
+        object,
+    )
+    expected = shapely.get_coordinates(shapely.centroid(outlines))
+    assert centroids_and_measures(outlines)[0] == pytest.approx(expected, abs=1e-8)

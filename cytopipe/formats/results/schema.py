@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cytopipe.core.classes import ObjectClass
 from cytopipe.core.objects import FLAG_NAMES, Objects
-from cytopipe.core.shapes import shape_measures
+from cytopipe.core.shapes import centroids_and_measures
 
 SCHEMA_VERSION = 2  # 2: measures of shape and pixels, size of the slide
 
@@ -114,7 +114,7 @@ class Group:
 
     def measure(self) -> dict[str, NDArray[Any]]:
         """Work out what several files need, and return it, for `know` of the same group in another thread."""
-        return {"area_px": self.area_px, "form": self.form, "suspicion": self.suspicion}
+        return {name: getattr(self, name) for name in ("area_px", "form", "centroids", "suspicion")}
 
     def know(self, measured: dict[str, NDArray[Any]]) -> None:
         """Take over what `measure` has worked out."""
@@ -155,7 +155,19 @@ class Group:
     @cached_property
     def form(self) -> NDArray[np.float64]:
         """Eccentricity and solidity of the outlines (N, 2); NaN where only a box is known, whose form means nothing."""
-        return shape_measures(self.objects.geometry)
+        return self._described[1]
+
+    @cached_property
+    def centroids(self) -> NDArray[np.float64]:
+        """Centroids of the shapes (N, 2), level-0 px."""
+        centres = self._described[0]
+        rest = np.isnan(centres[:, 0])  # boxes, and outlines without an area
+        centres[rest] = shapely.get_coordinates(shapely.centroid(self.shapes[rest]))
+        return centres
+
+    @cached_property
+    def _described(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return centroids_and_measures(self.objects.geometry)
 
 
 def suspicion(

@@ -119,7 +119,6 @@ def schema_of(info: ResultsInfo) -> Any:
 def record_batch(group: Group) -> Any:
     """The rows of a group as pyarrow columns."""
     objects, shapes, n = group.objects, group.shapes, len(group)
-    centres = shapely.get_coordinates(shapely.centroid(shapes)).reshape(-1, 2)
     none = pa.nulls(n, pa.float64())
     area_um2, diameter_um = group.area_um2, group.diameter_um
     offsets = pa.py_buffer(np.arange(0, 36 * n + 1, 36, dtype=np.int32))
@@ -135,7 +134,7 @@ def record_batch(group: Group) -> Any:
         none if diameter_um is None else pa.array(diameter_um),
         *(pa.array(column, from_pandas=True) for column in group.form.T),  # NaN is null
         *(pa.array(column, from_pandas=True) for column in objects.measures.T),
-        *(pa.array(column) for column in centres.T),
+        *(pa.array(column) for column in group.centroids.T),
         pa.array(shapely.to_wkb(shapes, byte_order=1), pa.binary()),
         pa.array(~shapely.is_missing(objects.geometry)),
         pa.array(FLAG_TEXTS, pa.string()).take(pa.array(objects.flags)),
