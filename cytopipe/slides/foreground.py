@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from cytopipe.core.errors import RunError
 from cytopipe.core.resources import cores
+from cytopipe.slides.bands import in_bands
 from cytopipe.slides.glass import FIELD_CELLS, TEXTURE_FLOOR, glass_field, glass_level, texture_limit
 from cytopipe.slides.marks import find_marks, flat_areas
 from cytopipe.slides.slide import U8, Background, Slide
@@ -50,6 +51,9 @@ LEAST_DARKER_GREY = 3
 that at 4 µm/px a cell's hue reaches 8 µm beyond it. All stains absorb where the eye sees."""
 BAND_PX = 128
 """Rows of the mask that are compared with glass at a time [D], for the same reason."""
+JOIN_PX, REACH_PX = 256, 16
+"""Rows of the mask that are joined at a time, and how far beyond them what decides about them may lie [D]: two cells
+for `RIPPLES`, two for the texture that closes, a px for what grows, and some to spare. Whole cells."""
 LEVEL_CELLS = 250_000
 """The glass of a slide is judged from about so many cells [D]."""
 
@@ -141,14 +145,12 @@ def find_foreground(slide: Slide, background: Literal["auto", "light", "dark"] =
     strong, weak = _differs(seen, field, empty, kind)
     limit = texture_limit(seen.texture[seen.is_read & ~_any_in_cell(strong)])
     textured = seen.texture > limit
+    is_clear = np.ones_like(textured)
     if kind == "light":
         glass = _field_at(field, slice(0, len(seen.cells)), seen.cells.shape[1], FIELD_CELLS)
         cell_um = None if slide.resolution is None else CELL * scale * slide.resolution.mpp
         is_clear = ~find_marks(seen.cells, seen.texture, seen.is_read, flat, glass, limit, cell_um=cell_um)
-        strong &= _spread(is_clear)
-        weak &= _spread(is_clear)
-        textured &= is_clear
-    mask = _joined(strong, weak, textured) | _spread(~seen.is_read)
+    mask = _mask(strong, weak, textured, is_clear, seen.is_read)
     height, width = (-(-side // factor) for side in (slide.levels[level].height, slide.levels[level].width))
     unreadable = float(np.mean(~seen.is_read))
     grey = (float(empty[0]), float(empty[1]), float(empty[2]))
@@ -237,8 +239,8 @@ def _differs(
     steps = _steps(few.reshape(-1, 3), glass.reshape(-1, 3), empty, kind)
     shape = seen.px.shape[:2]
     strong, weak = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-    for top in range(0, shape[0], BAND_PX):
-        rows = slice(top, min(top + BAND_PX, shape[0]))
+
+    def compare(rows: slice) -> None:
         there = _field_at(field, rows, shape[1], per_block)
         beyond = cv2.subtract(there, seen.px[rows]) if kind == "light" else cv2.subtract(seen.px[rows], there)
         red, green, blue = cv2.split(cv2.LUT(beyond, steps))
@@ -246,6 +248,8 @@ def _differs(
         if kind == "light":
             highest[_darker(there, seen.px[rows]) < LEAST_DARKER_GREY] = 0
         strong[rows], weak[rows] = highest == 2, highest >= 1
+
+    in_bands(shape[0], BAND_PX, compare)
     return strong, weak
 
 
@@ -286,6 +290,29 @@ def _field_at(field: U8, rows: slice, width: int, per_block: int) -> U8:
     fine = cv2.resize(ringed, size, interpolation=cv2.INTER_LINEAR)
     top = per_block + rows.start - first * per_block
     return np.ascontiguousarray(fine[top : top + rows.stop - rows.start, per_block : per_block + width])
+
+
+def _mask(
+    strong: NDArray[np.bool_],
+    weak: NDArray[np.bool_],
+    textured: NDArray[np.bool_],
+    is_clear: NDArray[np.bool_],
+    is_read: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """The mask from px (strong, weak) and cells: without what is marked, and with what could not be read."""
+    mask = np.empty_like(strong)
+    height = len(strong)
+
+    def join(rows: slice) -> None:
+        around = slice(max(0, rows.start - REACH_PX), min(height, rows.stop + REACH_PX))
+        cells = slice(around.start // CELL, around.stop // CELL)
+        clear = _spread(is_clear[cells])
+        joined = _joined(strong[around] & clear, weak[around] & clear, textured[cells] & is_clear[cells])
+        joined |= _spread(~is_read[cells])
+        mask[rows] = joined[rows.start - around.start : rows.stop - around.start]
+
+    in_bands(height, JOIN_PX, join)
+    return mask
 
 
 def _joined(strong: NDArray[np.bool_], weak: NDArray[np.bool_], textured: NDArray[np.bool_]) -> NDArray[np.bool_]:

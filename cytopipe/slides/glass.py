@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cytopipe.slides.bands import in_bands
 from cytopipe.slides.slide import U8, Background
 
 F32 = NDArray[np.float32]
@@ -52,6 +53,8 @@ FIELD_CAST_OD = 0.012
 """A lamp dims all channels alike, to about this much; what is darker in one of them is film or cytoplasm [D]."""
 OD_STEP = 0.002
 """Optical density is looked up in whole steps of this size: half a grey level near white."""
+BAND_BLOCKS = 8
+"""Rows of blocks that are looked at together [D]: their cells stay in a core's cache."""
 FIELD_LEAST = 8
 """So many smooth cells of a block must agree before they are believed [D], of 256."""
 
@@ -101,13 +104,31 @@ def glass_field(means: U8, is_smooth: NDArray[np.bool_], level: NDArray[np.float
     side = FIELD_CELLS
     below, right = -means.shape[0] % side, -means.shape[1] % side
     means = np.asarray(cv2.copyMakeBorder(means, 0, below, 0, right, cv2.BORDER_REPLICATE), dtype=np.uint8)
-    is_glass = _like_glass(means, level, kind)
-    is_glass[: is_smooth.shape[0], : is_smooth.shape[1]] &= is_smooth
-    is_glass[is_smooth.shape[0] :], is_glass[:, is_smooth.shape[1] :] = False, False
+    can_be_glass = np.zeros(means.shape[:2], np.bool_)
+    can_be_glass[: is_smooth.shape[0], : is_smooth.shape[1]] = is_smooth
+    shape = (means.shape[0] // side, means.shape[1] // side)
+    weight, sums = np.empty(shape, np.float32), np.empty((*shape, 3), np.float32)
+
+    def sum_up(rows: slice) -> None:
+        cells = slice(rows.start * side, rows.stop * side)
+        weight[rows], sums[rows] = _brightest(means[cells], can_be_glass[cells], level, kind)
+
+    in_bands(shape[0], BAND_BLOCKS, sum_up)
+    is_known = weight * side * side >= FIELD_LEAST
+    own = np.where(is_known[..., None], sums / np.maximum(weight, 1e-6)[..., None], 0).astype(np.float32)
+    return _filled(own, is_known.astype(np.float32), level)
+
+
+def _brightest(
+    means: U8, can_be_glass: NDArray[np.bool_], level: NDArray[np.float64], kind: Background
+) -> tuple[F32, F32]:
+    """Of whole rows of blocks: the share of each that its brightest (darkest) glass takes (b, n), and the mean over the
+    block of colours there, 0 elsewhere (b, n, 3)."""
+    side = FIELD_CELLS
     grey = cv2.cvtColor(means, cv2.COLOR_RGB2GRAY)
     if kind == "dark":
         grey = 255 - grey
-    grey = np.where(is_glass, grey, 0).astype(np.uint8)
+    grey = np.where(can_be_glass & _like_glass(means, level, kind), grey, 0).astype(np.uint8)
     shape = (grey.shape[0] // side, grey.shape[1] // side)
     blocks = grey.reshape(shape[0], side, shape[1], side).swapaxes(1, 2).reshape(*shape, -1)
     ranked = np.sort(blocks, axis=2)
@@ -120,10 +141,7 @@ def glass_field(means: U8, is_smooth: NDArray[np.bool_], level: NDArray[np.float
     weight = cv2.resize(chosen, size, interpolation=cv2.INTER_AREA)
     glass_only = cv2.copyTo(means, chosen.astype(np.uint8), np.zeros_like(means))
     sums = cv2.resize(glass_only.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    weight, sums = weight.reshape(shape), sums.reshape(*shape, 3)
-    is_known = weight * side * side >= FIELD_LEAST
-    own = np.where(is_known[..., None], sums / np.maximum(weight, 1e-6)[..., None], 0).astype(np.float32)
-    return _filled(own, is_known.astype(np.float32), level)
+    return np.asarray(weight, np.float32).reshape(shape), np.asarray(sums, np.float32).reshape(*shape, 3)
 
 
 def _like_glass(means: U8, level: NDArray[np.float64], kind: Background) -> NDArray[np.bool_]:

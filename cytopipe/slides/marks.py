@@ -77,13 +77,13 @@ def find_marks(
     """
     if cell_um is None or not CELL_UM[0] <= cell_um <= CELL_UM[1]:
         return flat
-    solid = flat | _ink(cells, texture, is_read, flat, glass, texture_limit)
-    found = solid | _borders(cells, solid, glass) if solid.any() else solid
-    grey = cv2.cvtColor(cells, cv2.COLOR_RGB2GRAY)
-    with ThreadPoolExecutor(1) as beside:
+    grey = np.asarray(cv2.cvtColor(cells, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+    with ThreadPoolExecutor(2) as beside:
         across = beside.submit(lambda: _lines(np.ascontiguousarray(cells.swapaxes(0, 1)), np.ascontiguousarray(grey.T)))
-        lines = _lines(cells, np.asarray(grey, dtype=np.uint8))
-        return np.asarray(found | lines | across.result().T)
+        lines = beside.submit(_lines, cells, grey)
+        solid = flat | _ink(cells, texture, is_read, flat, glass, texture_limit)
+        found = solid | _borders(cells, solid, glass) if solid.any() else solid
+        return np.asarray(found | lines.result() | across.result().T)
 
 
 def flat_areas(cells: U8, texture: F32, is_read: Cells, level: NDArray[np.float64]) -> Cells:
@@ -107,6 +107,8 @@ def _ink(cells: U8, texture: F32, is_read: Cells, flat: Cells, glass: U8, textur
     if dark.sum() < INK_CELLS * INK_LONG_CELLS:
         return np.zeros_like(dark)
     core = dark & _opened(_bordered(dark | flat, INK_CELLS), INK_CELLS)[INK_CELLS:-INK_CELLS, INK_CELLS:-INK_CELLS]
+    if not core.any():
+        return core
     _, labels, boxes, _ = cv2.connectedComponentsWithStats(core.view(np.uint8), connectivity=8)
     is_long = np.hypot(boxes[:, cv2.CC_STAT_WIDTH], boxes[:, cv2.CC_STAT_HEIGHT]) >= INK_LONG_CELLS
     is_long[0] = False
@@ -259,4 +261,4 @@ def _bordered(cells: Cells, side: int) -> Cells:
 def _opened(cells: Cells, side: int) -> Cells:
     """What a square of that side fits into."""
     kernel = np.ones((side, side), np.uint8)
-    return np.asarray(cv2.morphologyEx(cells.astype(np.uint8), cv2.MORPH_OPEN, kernel, borderValue=0) > 0)
+    return np.asarray(cv2.morphologyEx(cells.view(np.uint8), cv2.MORPH_OPEN, kernel, borderValue=0).view(np.bool_))
