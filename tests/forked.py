@@ -17,6 +17,7 @@ SERVER.set_forkserver_preload(
         "cytopipe.cli.main",
         "cytopipe.steps.infer",
         "cytopipe.steps.tile",
+        "cytopipe.steps.train",
         "cytopipe.slides.tiff_reader",
         "imagecodecs._jpeg8",
         "imagecodecs._png",

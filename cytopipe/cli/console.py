@@ -49,10 +49,10 @@ class Session:
         _configure_log(self._debug)
         return self
 
-    def progress(self, done: int, total: int, unit: str) -> None:
+    def progress(self, done: int, total: int, unit: str, status: str = "") -> None:
         """An `OnProgress`: a bar with rate and ETA on a terminal, else a plain line at most every 30 s."""
         if self._meter:
-            self._meter.update(done, total, unit)
+            self._meter.update(done, total, unit, status)
 
     def say(self, line: str) -> None:
         """A `Say`: one plain sentence on stderr."""
@@ -196,26 +196,27 @@ class Meter:
         self._tasks: dict[str, TaskID] = {}
         self._bars: Progress | None = None
 
-    def update(self, done: int, total: int, unit: str) -> None:
-        """Show that `done` of `total` units are done (total 0: unknown)."""
+    def update(self, done: int, total: int, unit: str, status: str = "") -> None:
+        """Show that `done` of `total` units are done (total 0: unknown); `status` stands in a line below the bars."""
         with self._lock:
             now_s = self._clock()
             pace = self._paces.setdefault(unit, _Pace(done, now_s))
             text = pace.text(done, total, now_s)
             if sys.stderr.isatty():
-                self._draw(done, total, unit, text)
+                self._draw(done, total, unit, text, status)
             elif now_s - pace.said_s >= PLAIN_LINE_EVERY_S:
                 pace.said_s = now_s
                 count = f"{unit}: {done}" + (f" of {total}" if total else "")
-                put_error(f"{count}, {text}" if text else count)
+                paced = f"{count}, {text}" if text else count
+                put_error(f"{paced}; {status}" if status else paced)
 
-    def _draw(self, done: int, total: int, unit: str, pace: str) -> None:
+    def _draw(self, done: int, total: int, unit: str, pace: str, status: str) -> None:
         if self._bars is None:
             self._bars = _bars()
             self._bars.start()
         if unit not in self._tasks:
-            self._tasks[unit] = self._bars.add_task(unit, total=None, pace="")  # else 100
-        self._bars.update(self._tasks[unit], completed=done, total=total or None, pace=pace)
+            self._tasks[unit] = self._bars.add_task(unit, total=None, pace="", status="")  # else 100
+        self._bars.update(self._tasks[unit], completed=done, total=total or None, pace=pace, status=status)
 
     def say(self, line: str) -> None:
         """A line on stderr, above the bars where there are any."""
@@ -235,11 +236,21 @@ class Meter:
 
 
 def _bars() -> Progress:
-    from rich.console import Console  # rich costs 60 ms at import: only commands that draw pay it
+    from collections.abc import Iterator
+
+    from rich.console import Console, RenderableType  # rich costs 60 ms at import: only commands that draw pay it
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.text import Text
+
+    class WithStatus(Progress):
+        """Bars, and below them the line of each task that has one; it may wrap, a bar's columns may not."""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            yield from (Text(task.fields["status"], style="dim") for task in self.tasks if task.fields["status"])
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return WithStatus(*columns, console=Console(stderr=True), transient=True)
 
 
 def _worded(error: Exception) -> tuple[str, int]:

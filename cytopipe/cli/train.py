@@ -20,15 +20,25 @@ class LabelUnit(StrEnum):
 
 def command(
     method: Annotated[str, option("--method", "see `cytopipe methods`", metavar="NAME")],
-    labeled: Annotated[Path, option("--labeled", "tile store whose labelled tiles teach", metavar="STORE")],
+    labeled: Annotated[
+        Path,
+        option(
+            "--labeled",
+            "tile store whose labelled tiles teach; or a COCO file, a folder or CSV of images",
+            metavar="STORE",
+        ),
+    ],
     out: options.Out,
     unlabeled: Annotated[
-        Path | None, option("--unlabeled", "tile store without labels, for semi-supervised methods", metavar="STORE")
+        Path | None, option("--unlabeled", "the same without labels, for semi-supervised methods", metavar="STORE")
     ] = None,
     recipe: options.Recipe = None,
     set_: options.Set = None,
     init: Annotated[
-        str | None, option("--init", "start from the weights of a bundle or state dict", metavar="NAME|PATH")
+        str | None,
+        option(
+            "--init", "start from ImageNet weights (`imagenet`), or from a bundle or state dict", metavar="NAME|PATH"
+        ),
     ] = None,
     label_fraction: Annotated[
         str | None,
@@ -37,6 +47,21 @@ def command(
     label_unit: Annotated[
         LabelUnit | None,
         option("--label-unit", "what the share counts: tiles, or patients with all their tiles", shown="tile"),
+    ] = None,
+    label_class: Annotated[
+        str | None,
+        option("--label-class", "class of what masks and label maps mark; several by commas", metavar="NAME"),
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        option(
+            "--gpus",
+            "processes that share each batch, one a GPU; with --device cpu they run on the CPU",
+            panel=options.RUN,
+            metavar="N",
+            min=1,
+            shown="1",
+        ),
     ] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
@@ -63,10 +88,14 @@ def command(
             label_fraction=label_fraction,
             label_unit=label_unit and label_unit.value,
             workers=workers,
+            label_class=label_class,
+            gpus=gpus,
             overwrite=overwrite,
             on_progress=io.progress,
             say=io.say,
         )
+        if result is None:  # one of several processes, and not the one that writes
+            return
         measures = table(("validation", "value"), sorted(result.metrics.items()))
         best = f"the {result.network} network after {result.iteration} iterations validated best"
         report = f"model written to {out}; look at {out / 'report.html'}"

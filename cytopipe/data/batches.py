@@ -1,33 +1,37 @@
 """Batches as a pure function of (seed, iteration): the same labelled batches for every method, exact resume, any number
-of loader threads.
+of loader threads, any number of processes that share a batch.
 
-Enters: pools of tiles, a view plan.  Leaves: `semi.Batch`, normalised, on the CPU.
+Enters: pools of images, a view plan.  Leaves: `semi.Batch`, normalised, on the CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import shapely
 import torch
 from numpy.typing import NDArray
 
 from cytopipe.core.seeds import rng_from, seed_from
-from cytopipe.data.crops import cut_image, cut_objects, draw_crop
-from cytopipe.data.pool import TilePool
-from cytopipe.data.raster import rasterise
-from cytopipe.nets import NetSpec, normalise
-from cytopipe.semi import Batch, Geometry, Part, Targets, View, ViewPlan, ViewPreset, apply_preset, draw_geometry
+from cytopipe.data.pool import ImagePool
+from cytopipe.data.views import DrawnExample, draw_views
+from cytopipe.nets import NetSpec, SegSpec, normalise
+from cytopipe.semi import Batch, Part, View, ViewPlan, ViewPreset
 
 
 @dataclass(frozen=True, slots=True)
 class LoaderSettings:
-    """How batches are cut. crop_px: side of what the network sees in training; zoom: range of a random rescaling, 1 =
-    none.
+    """How batches are cut.
+
+    crop_px   side of what the network sees in training
+    batch_*   images of the global batch
+    zoom      range of a random rescaling, 1 = none
+    share     (rank, world): this process makes the images at its contiguous places of the global batch; their keys and
+              views are those that a single process gives them
+    Raises ValueError for a share that leaves a process without a labelled image.
     """
 
     seed: int
@@ -35,87 +39,78 @@ class LoaderSettings:
     batch_labelled: int
     batch_unlabelled: int
     zoom: tuple[float, float] = (1.0, 1.0)
+    share: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        rank, world = self.share
+        if not 0 <= rank < world or self.batch_labelled < world:
+            raise ValueError(f"LoaderSettings: share {self.share} of {self.batch_labelled} labelled images")
+
+    def places(self, size: int) -> range:
+        """The places of a global batch of `size` images that this process makes."""
+        rank, world = self.share
+        return range(rank * size // world, (rank + 1) * size // world)
 
 
 class Batches:
     """`batch(t)` is the batch of iteration t."""
 
     def __init__(
-        self, labelled: TilePool, unlabelled: TilePool | None, plan: ViewPlan, spec: NetSpec, settings: LoaderSettings
+        self,
+        labelled: ImagePool,
+        unlabelled: ImagePool | None,
+        plan: ViewPlan,
+        spec: NetSpec | SegSpec,
+        settings: LoaderSettings,
     ) -> None:
         self.labelled, self.unlabelled, self.plan, self.spec, self.settings = labelled, unlabelled, plan, spec, settings
 
     def batch(self, t: int) -> Batch:
-        """The batch of iteration t (0-based). Labelled images depend on (seed, t) only, not on the method or the
-        unlabelled pool.
+        """The batch of iteration t (0-based). Labelled images depend on (seed, t) and their presets only, not on the
+        method or the unlabelled pool.
         """
         labelled = self._part("labelled", self.labelled, self.settings.batch_labelled, self.plan.labelled, t)
-        if self.unlabelled is None:
+        if self.unlabelled is None or not self.plan.unlabelled:
             return Batch(labelled, None)
-        return Batch(
-            labelled, self._part("unlabelled", self.unlabelled, self.settings.batch_unlabelled, self.plan.unlabelled, t)
-        )
+        size = self.settings.batch_unlabelled
+        return Batch(labelled, self._part("unlabelled", self.unlabelled, size, self.plan.unlabelled, t))
 
-    def _part(self, kind: str, pool: TilePool, size: int, names: tuple[str, ...], t: int) -> Part:
-        chosen = [
-            _order(self.settings.seed, kind, len(pool), n // len(pool))[n % len(pool)]
-            for n in range(t * size, (t + 1) * size)
+    def _part(self, kind: str, pool: ImagePool, size: int, presets: Mapping[str, ViewPreset], t: int) -> Part:
+        places = self.settings.places(size)
+        drawn = [
+            self._views(kind, pool, self._chosen(kind, pool, t * size + place), presets, t, place) for place in places
         ]
-        drawn = [self._views(kind, pool, int(index), names, t, place) for place, index in enumerate(chosen)]
-        views = {name: self._collate([d[name] for d in drawn], kind, t) for name in names}
-        first = views[names[0]] if "weak" not in views else views["weak"]
-        return Part(first, views.get("strong"))
+        return Part({name: self._collate([d[name] for d in drawn], kind, t, places) for name in presets})
+
+    def _chosen(self, kind: str, pool: ImagePool, n: int) -> int:
+        """The image at place n of the endless sequence that shows every image once in each epoch."""
+        return int(_order(self.settings.seed, kind, len(pool), n // len(pool))[n % len(pool)])
 
     def _views(
-        self, kind: str, pool: TilePool, index: int, names: tuple[str, ...], t: int, place: int
-    ) -> dict[str, _Drawn]:
-        rng = rng_from(self.settings.seed, kind, t, place)
-        image = pool.image(index)
-        crop = draw_crop(image.shape[:2], self.settings.crop_px, self.settings.zoom, rng)
-        pixels = cut_image(image, crop)
-        objects = cut_objects(pool.objects(index), crop) if kind == "labelled" else None
-        geometry = draw_geometry(self.plan.weak, rng)
-        drawn = {}
-        for name in names:
-            view_rng = rng_from(self.settings.seed, kind, t, place, name)  # one view's colours do not shift another's
-            view = apply_preset(pixels, self._preset(name), view_rng, geometry)
-            targets = None
-            if objects is not None:
-                targets = self._targets(objects.labels, objects.geometry, geometry, view.image.shape[0])
-            drawn[name] = _Drawn(view.image, view.affine, targets)
-        return drawn
+        self, kind: str, pool: ImagePool, index: int, presets: Mapping[str, ViewPreset], t: int, place: int
+    ) -> dict[str, DrawnExample]:
+        def stream(*name: str) -> np.random.Generator:
+            return rng_from(self.settings.seed, kind, t, place, *name)
 
-    def _preset(self, name: str) -> ViewPreset:
-        preset = self.plan.weak if name == "weak" else self.plan.strong
-        if preset is None:
-            raise ValueError(f"the view plan has no preset for {name!r}")
-        return preset
+        learns = self.spec.task if kind == "labelled" else None
+        return draw_views(pool, index, presets, stream, self.settings.crop_px, self.settings.zoom, learns)
 
-    def _targets(
-        self, labels: NDArray[np.int64], shapes: NDArray[np.object_], geometry: Geometry, side: int
-    ) -> Targets:
-        affine = geometry.affine(side, side)
-        turned = shapely.transform(shapes, lambda xy: xy @ affine[:, :2].T + affine[:, 2]) if len(shapes) else shapes
-        boxes = torch.from_numpy(shapely.bounds(turned).reshape(-1, 4).astype(np.float32))
-        masks = None
-        if self.spec.task == "instance":
-            masks = torch.from_numpy(
-                np.stack([np.zeros((side, side), np.uint8), *(rasterise(s, side, side) for s in turned)])[1:]
-            )
-        return Targets(boxes, torch.from_numpy(labels.copy()), masks)
-
-    def _collate(self, drawn: list[_Drawn], kind: str, t: int) -> View:
-        images = normalise(torch.from_numpy(np.stack([d.image for d in drawn])), self.spec)
-        targets = tuple(d.targets for d in drawn if d.targets is not None)
-        keys = torch.tensor([seed_from(self.settings.seed, "keys", kind, t, place) >> 1 for place in range(len(drawn))])
-        return View(images, targets, torch.from_numpy(np.stack([d.affine for d in drawn])), keys)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Drawn:
-    image: NDArray[np.uint8]
-    affine: NDArray[np.float64]
-    targets: Targets | None
+    def _collate(self, drawn: list[DrawnExample], kind: str, t: int, places: range) -> View:
+        keys = [seed_from(self.settings.seed, "keys", kind, t, place) >> 1 for place in places]
+        labels = [d.labels for d in drawn if d.labels is not None]
+        side = self.settings.crop_px
+        valid = None
+        if any(d.valid is not None for d in drawn):
+            everywhere = np.ones((side, side), bool)
+            valid = torch.from_numpy(np.stack([everywhere if d.valid is None else d.valid for d in drawn]))
+        return View(
+            normalise(torch.from_numpy(np.stack([d.image for d in drawn])), self.spec),
+            tuple(d.targets for d in drawn if d.targets is not None),
+            torch.from_numpy(np.stack([d.affine for d in drawn])),
+            torch.tensor(keys, dtype=torch.int64),
+            torch.from_numpy(np.stack(labels).astype(np.int64)) if labels else None,
+            valid,
+        )
 
 
 def prefetch(batches: Batches, start: int, stop: int, threads: int) -> Iterator[Batch]:

@@ -30,9 +30,11 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from cytopipe.core.errors import UserError
-from cytopipe.methods.base import Method, MethodConfig, ParamGroup
+from cytopipe.methods.base import Method, MethodConfig, ParamGroup, PseudoLabels
 from cytopipe.methods.forward import extract_both
+from cytopipe.methods.supervised import object_terms
 from cytopipe.nets import DetNet, NetSpec
+from cytopipe.nets.ranks import mean_count, sum_over_ranks
 from cytopipe.semi import (
     JITTERED,
     Batch,
@@ -104,6 +106,7 @@ class DualAlignment(Method):
         )
         self._to_bank: tuple[Tensor, Tensor] | None = None
         self._seen: dict[str, Tensor] = {}
+        self._pseudo: list[PseudoLabels] | None = None
 
     def attach(self, student: DetNet) -> None:
         """The projector is the student's."""
@@ -111,8 +114,11 @@ class DualAlignment(Method):
         student.extra["projector"] = Projector(*sizes, seed=self.stream("projector"))
 
     def views(self) -> ViewPlan:
-        """One view of each image, labelled or not: flip and colour jitter. The same view yields the pseudo-labels."""
-        return ViewPlan(weak=JITTERED)
+        """One view of each image: flip and colour jitter. The same view yields the pseudo-labels.
+
+        Labelled images have the view of the comparison (METHODS 2.2); the recipe's `labelled_view` makes it jittered.
+        """
+        return ViewPlan(unlabelled={"weak": JITTERED})
 
     def groups(self) -> list[ParamGroup]:
         """The proxies have their own learning rate [P]; momentum and decay would move proxies of absent classes [A]."""
@@ -134,8 +140,7 @@ class DualAlignment(Method):
         """
         labelled = batch.labelled.weak
         if self.config.unsup_weight == 0:
-            out = student.losses(student.extract(labelled.image), labelled.targets, labelled.sizes, labelled.keys)
-            return {name: Weighted(value, 1.0) for name, value in out.terms.items()}
+            return object_terms(student, student.extract(labelled.image), labelled)
         if batch.unlabelled is None:
             raise ValueError("dual-alignment: a batch without unlabelled images")
 
@@ -163,6 +168,9 @@ class DualAlignment(Method):
         names = [item.name for item in self.net_spec.classes]
         self._seen = pseudo_label_signals(pseudo, confidence, kept, [len(b) for b in boxes], names)
         self._seen |= {"embedding_std": spread(x_u), "lambda": torch.tensor(weight)}
+        counts = [len(b) for b in boxes]
+        images = zip(boxes, kept.split(counts), pseudo.split(counts), confidence.split(counts), strict=True)
+        self._pseudo = [PseudoLabels(b[k], label[k] + 1, score[k]) for b, k, label, score in images]
         return terms
 
     def embed(self, student: DetNet, features: Tensor) -> Tensor:
@@ -193,9 +201,9 @@ class DualAlignment(Method):
         foreground = roi_labels > 0
         x_l, labels, q_l = x_l[foreground], roi_labels[foreground] - 1, q_l[foreground]
         memory = class_means(*self.bank.read(), None, self.classes)
-        weighted_l = class_means(x_l, labels, q_l, self.classes)
-        weighted_u = class_means(x_u, pseudo, q_u, self.classes)
-        plain, present = class_means(x_l.detach(), labels, None, self.classes)
+        weighted_l = class_means(x_l, labels, q_l, self.classes, of_all_ranks=True)
+        weighted_u = class_means(x_u, pseudo, q_u, self.classes, of_all_ranks=True)
+        plain, present = class_means(x_l.detach(), labels, None, self.classes, of_all_ranks=True)
         self._to_bank = plain[present], torch.where(present)[0]
         l_pmb, l_pmb_u = (
             intra_loss(memory, mine)
@@ -216,21 +224,9 @@ class DualAlignment(Method):
         numbers = {name: float(value) for name, value in self._seen.items()}
         return numbers | {"bank_rows": float(len(self.bank))} if numbers else {}
 
-    @torch.no_grad()
-    def _note(
-        self, x: Tensor, pseudo: Tensor, confidence: Tensor, kept: Tensor, counts: list[int], weight: float
-    ) -> None:
-        """Keep what `signals` reports, on the device: it is read only when it is logged."""
-        per_image = torch.stack([part.sum() for part in kept.split(counts)]).float()
-        self._seen = {
-            "lambda": torch.tensor(weight),
-            "pseudo_labels_per_image": per_image.mean(),
-            "images_without_pseudo_label_fraction": (per_image == 0).float().mean(),
-            "max_confidence": confidence.mean() if len(confidence) else torch.zeros(()),
-            "embedding_std": x.std(dim=0).mean() if len(x) > 1 else torch.zeros(()),
-        }
-        for index, item in enumerate(self.net_spec.classes):
-            self._seen[f"pseudo_labels[{item.name}]"] = (pseudo == index).sum()
+    def pseudo(self) -> list[PseudoLabels] | None:
+        """The confident proposals of the last step that read unlabelled images, in px of their one view."""
+        return self._pseudo
 
 
 Prototypes = tuple[Tensor, Tensor]
@@ -248,22 +244,29 @@ def proxy_loss(x: Tensor, labels: Tensor, proxies: Tensor, *, scale: float = 1.0
 
     others_only  the denominator leaves out the own class, as printed; the value may then be negative. Needs k >= 2.
     """
-    if len(x) == 0:
-        return 0.0 * (x.sum() + proxies.sum())
     logits = -scale * distances(x, proxies)
-    if not others_only:
-        return F.cross_entropy(logits, labels)
-    own = F.one_hot(labels, len(proxies)).bool()
-    return (logits.masked_fill(own, -torch.inf).logsumexp(dim=1) - logits[own]).mean()
+    if others_only:
+        own = F.one_hot(labels, len(proxies)).bool()
+        total = (logits.masked_fill(own, -torch.inf).logsumexp(dim=1) - logits[own]).sum()
+    else:
+        total = F.cross_entropy(logits, labels, reduction="sum")
+    return total / mean_count(len(x)).to(total).clamp(min=1)
 
 
-def class_means(x: Tensor, labels: Tensor, weights: Tensor | None, classes: int) -> Prototypes:
-    """Eq. 4: means of x (n, d) by class, plain or weighted by weights (n,). A class without weight is absent."""
+def class_means(
+    x: Tensor, labels: Tensor, weights: Tensor | None, classes: int, *, of_all_ranks: bool = False
+) -> Prototypes:
+    """Eq. 4: means of x (n, d) by class, plain or weighted by weights (n,). A class without weight is absent.
+
+    of_all_ranks  the rows of all ranks count: the prototypes of the global batch, the same on each rank
+    """
     share = F.one_hot(labels, classes).to(x)  # (n, C)
     if weights is not None:
         share = share * weights[:, None]
     mass = share.sum(dim=0)
     sums = (share[:, :, None] * x[:, None, :]).sum(dim=0)  # not a matrix product: that is half precision under autocast
+    if of_all_ranks:
+        mass, sums = sum_over_ranks(mass), sum_over_ranks(sums)
     return sums / mass.clamp(min=torch.finfo(x.dtype).tiny)[:, None], mass > 0
 
 

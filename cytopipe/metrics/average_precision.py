@@ -1,7 +1,8 @@
 """Average precision of located objects, as COCO computes it (METHODS 3): equal to pycocotools to 1e-9.
 
 Per class and threshold: results of all frames by falling score, greedy matching in each frame, precision made monotone
-from the right, 101 recall points. A crowd absorbs results without penalty. A class without true objects has no AP
+from the right, 101 recall points. Objects are compared by their boxes, or by masks where a frame brings their overlap.
+A crowd absorbs results without penalty. A class without true objects has no AP
 (NaN); a frame without any still gives false positives.
 Differs  area ranges are half open [low, high) (METHODS 3); pycocotools includes both ends.
 """
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytopipe.core.boxes import box_areas
+from cytopipe.metrics.mask_overlap import Overlap
 from cytopipe.metrics.matching import F64, Bools, Pairs, match_by_score, overlapping_pairs
 
 COCO_THRESHOLDS: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())  # pycocotools 2.0, Params.setDetParams
@@ -40,6 +42,7 @@ class Frame:
     crowd        (M,) bool: absorbs results, need not be found
     lenient      (N,) bool: without a partner this result is no false positive (it crosses the border of what the truth
                  covers); None: there are no such results
+    overlap      of the masks of the N results and M true objects: IoU and areas are then theirs; None: the boxes'
     """
 
     boxes: F64
@@ -49,6 +52,7 @@ class Frame:
     true_labels: NDArray[np.integer]
     crowd: Bools
     lenient: Bools | None = None
+    overlap: Overlap | None = None
 
     def __post_init__(self) -> None:
         n, m = len(self.boxes), len(self.true_boxes)
@@ -62,6 +66,9 @@ class Frame:
         }
         if self.lenient is not None:
             expected["lenient"] = (n,)
+        if self.overlap is not None and (len(self.overlap.areas), len(self.overlap.true_areas)) != (n, m):
+            counts = f"{len(self.overlap.areas)} and {len(self.overlap.true_areas)}"
+            raise ValueError(f"Frame.overlap: of {counts} masks, where {n} results and {m} true objects are")
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"Frame.{name}: expected {shape}, got {getattr(self, name).shape}")
@@ -69,6 +76,18 @@ class Frame:
             np.isfinite(self.boxes).all() and np.isfinite(self.scores).all() and np.isfinite(self.true_boxes).all()
         ):
             raise ValueError("Frame: a box or a score is not finite")
+
+    def pairs(self) -> Pairs:
+        """Every pair of a result and a true object that overlap."""
+        if self.overlap is not None:
+            return self.overlap.pairs(self.crowd)
+        return overlapping_pairs(self.boxes, self.true_boxes, self.crowd)
+
+    def areas(self) -> tuple[F64, F64]:
+        """Of the results (N,) and of the true objects (M,): px of their masks, or squared units of their boxes."""
+        if self.overlap is not None:
+            return self.overlap.areas, self.overlap.true_areas
+        return box_areas(self.boxes), box_areas(self.true_boxes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,8 +139,8 @@ def average_precision(
 
     classes         C; labels outside 0..C-1 are a ValueError.
     max_detections  results of each class that count in each frame, best first; None: all (whole slides).
-    area            true objects outside [low, high), in squared units of the boxes, absorb results but need not be
-                    found; results without a partner whose own area is outside are no false positives.
+    area            true objects outside [low, high), in squared units of the boxes or px of the masks, absorb results
+                    but need not be found; results without a partner whose own area is outside are no false positives.
     Results of equal score keep the order of the frames and of the rows in them (stable sort).
     """
     for frame in frames:
@@ -130,7 +149,7 @@ def average_precision(
                 raise ValueError(f"a label outside 0..{classes - 1}")
     ap, recall = np.full((classes, len(thresholds)), np.nan), np.full((classes, len(thresholds)), np.nan)
     truths = np.zeros(classes, np.int64)
-    all_pairs = [overlapping_pairs(frame.boxes, frame.true_boxes, frame.crowd) for frame in frames]
+    all_pairs = [frame.pairs() for frame in frames]
     for c in range(classes):
         parts = [
             _of_class(frame, pairs, c, max_detections, area) for frame, pairs in zip(frames, all_pairs, strict=True)
@@ -173,15 +192,15 @@ def _of_class(frame: Frame, pairs: Pairs, label: int, max_detections: int | None
     keep = np.flatnonzero((result >= 0) & (truth >= 0))
     keep = keep[np.lexsort((truth[keep], result[keep]))]
     crowd = frame.crowd[true]
-    forgiven = _outside(frame.boxes[mine], area)
+    areas, true_areas = frame.areas()
+    forgiven = _outside(areas[mine], area)
     if frame.lenient is not None:
         forgiven = forgiven | frame.lenient[mine]
-    neutral = crowd | _outside(frame.true_boxes[true], area)
+    neutral = crowd | _outside(true_areas[true], area)
     return _Part(frame.scores[mine], Pairs(result[keep], truth[keep], pairs.iou[keep]), neutral, crowd, forgiven)
 
 
-def _outside(boxes: F64, area: tuple[float, float]) -> Bools:
-    areas = box_areas(boxes)
+def _outside(areas: F64, area: tuple[float, float]) -> Bools:
     return np.asarray((areas < area[0]) | (areas >= area[1]), dtype=np.bool_)
 
 

@@ -2,7 +2,10 @@
 
 from cytopipe.nets.backbones import normalise
 from cytopipe.nets.bundle import Bundle, BundleSpec, Thresholds, inference_state, list_bundles, load_bundle, save_bundle
-from cytopipe.nets.detnet import Detections, DetNet, DetOutput, build_net
+from cytopipe.nets.detnet import Detections, DetNet, DetOutput, RoISample, build_net
+from cytopipe.nets.losses import classification_loss
+from cytopipe.nets.net import Net
+from cytopipe.nets.pretrained import Loaded, init_weights
 from cytopipe.nets.receptive import receptive_radius_px
 from cytopipe.nets.segnet import Decoded, SegNet, build_segnet
 from cytopipe.nets.spec import ARCHITECTURES, SEMANTIC_ARCHITECTURES, NetSpec, SegSpec
@@ -16,13 +19,18 @@ __all__ = [
     "DetNet",
     "DetOutput",
     "Detections",
+    "Loaded",
+    "Net",
     "NetSpec",
+    "RoISample",
     "SegNet",
     "SegSpec",
     "Thresholds",
     "build_net",
     "build_segnet",
+    "classification_loss",
     "inference_state",
+    "init_weights",
     "list_bundles",
     "load_bundle",
     "normalise",

@@ -56,11 +56,6 @@ class PyramidTrunk(nn.Module):
         return dict(enumerate(self.pyramid(maps).values(), start=2))
 
 
-def batch_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
-    """The trained batch norms of a network, in order; empty where they are frozen."""
-    return [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-
-
 def normalise(images: Tensor, spec: NetSpec | SegSpec) -> Tensor:
     """uint8 (B, H, W, 3) -> float32 (B, 3, H, W), zero mean and unit variance by the spec's constants."""
     mean = torch.tensor(spec.mean, device=images.device).view(1, 3, 1, 1)

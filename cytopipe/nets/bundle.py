@@ -35,7 +35,7 @@ SCHEMA_VERSION = 1
 MODEL_FILE, WEIGHTS_FILE, CARD_FILE = "model.toml", "weights.safetensors", "CARD.md"
 DEFAULT_MODEL = "pap-light"
 
-Net = TypeVar("Net", bound=nn.Module)
+AnyNet = TypeVar("AnyNet", bound=nn.Module)
 
 
 class Thresholds(BaseModel):
@@ -131,7 +131,8 @@ class Bundle:
             )
         return self._loaded(build_segnet(self.spec.net))
 
-    def _loaded(self, net: Net) -> Net:
+    def check_hash(self) -> None:
+        """Raise UserError where the weights are not the file that model.toml describes."""
         path = self.folder / WEIGHTS_FILE
         found = sha256_of(path)
         if found != self.spec.weights_sha256:
@@ -140,7 +141,10 @@ class Bundle:
                 f"{self.spec.weights_sha256[:12]}…)",
                 where=str(path),
             )
-        load_state(net, path)
+
+    def _loaded(self, net: AnyNet) -> AnyNet:
+        self.check_hash()
+        load_state(net, self.folder / WEIGHTS_FILE)
         return net.eval()
 
 

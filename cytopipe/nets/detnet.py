@@ -11,71 +11,49 @@ is background, label i + 1 is classes[i].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
-from torchvision.ops import clip_boxes_to_image, nms, roi_align
 
-from cytopipe.nets.backbones import PyramidTrunk, batch_norms
+from cytopipe.nets.answer import Detections, answer, candidates
+from cytopipe.nets.backbones import PyramidTrunk
+from cytopipe.nets.batch_norm import BatchNormed
 from cytopipe.nets.heads import BoxHead, MaskHead, pool
-from cytopipe.nets.matching import match, sample
-from cytopipe.nets.rpn import SMOOTH_L1_BETA, ProposalNet
+from cytopipe.nets.losses import classification_loss, full_precision, mask_loss, regression_loss
+from cytopipe.nets.relations import MOST_CANDIDATES, DuplicateRemoval, InstanceRelation, duplicate_loss, keep_goals
+from cytopipe.nets.rois import RoISample, Truth, cut_masks, sample_rois
+from cytopipe.nets.rpn import ProposalNet
 from cytopipe.nets.spec import NetSpec
 
-__all__ = ["DetNet", "DetOutput", "Detections", "Truth", "build_net"]
+__all__ = ["DetNet", "DetOutput", "Detections", "RoISample", "Truth", "build_net"]
 
-ROI_POSITIVE_FRACTION = 0.25
-
-
-class Truth(Protocol):
-    """What a labelled image must bring; `semi.Targets` does."""
-
-    boxes: Tensor  # (n, 4) float32, px of the view
-    labels: Tensor  # (n,) int64, 1..C
-    masks: Tensor | None  # (n, H, W) uint8
+PROPOSAL_NMS_IOU = 0.7
+CANDIDATE_SCORE = 0.05  # least score of what the duplicate removal learns from, as in `detect`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DetOutput:
     """The supervised terms of a batch, and the sampled RoIs they were computed on.
 
-    terms          rpn_cls rpn_reg roi_cls roi_reg, and mask where the network has masks: scalars with gradient
+    terms          rpn_cls rpn_reg roi_cls roi_reg, mask where the network has masks, duplicate where it has relation
+                   modules: scalars with gradient
     roi_labels     (n,) int64, 0 = background
     roi_logits     (n, C + 1)
     roi_features   H (n, D), output of the box head before the predictors
+    rois           one (n_i, 4) an image: the RoIs, px of the input
     """
 
     terms: dict[str, Tensor]
     roi_labels: Tensor
     roi_logits: Tensor
     roi_features: Tensor
+    rois: Sequence[Tensor] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Detections:
-    """What one window holds, best first.
-
-    boxes         (n, 4) float32, px of the input
-    scores        (n,) float32: the probability that an object of this kind is there (sum over the classes of the kind)
-    labels        (n,) int64, 1..C: the most probable class of the kind
-    class_scores  (n, C) float32: probabilities of the classes of the kind, 0 elsewhere
-    masks         (n, 28, 28) float32 probabilities in the box, or None
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    class_scores: Tensor
-    masks: Tensor | None
-
-
-class DetNet(nn.Module):
+class DetNet(BatchNormed):
     """Detection and instance segmentation. `extra` holds what a method attaches (projectors, adapters)."""
 
     def __init__(self, spec: NetSpec) -> None:
@@ -85,6 +63,8 @@ class DetNet(nn.Module):
         self.rpn = ProposalNet(spec)
         self.box_head = BoxHead(spec)
         self.mask_head = MaskHead(spec) if spec.task == "instance" else None
+        self.mask_relation = InstanceRelation(spec.fpn_channels) if spec.relations and self.mask_head else None
+        self.duplicates = DuplicateRemoval(spec.head_dim) if spec.relations else None
         self.extra = nn.ModuleDict()
         self._coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
 
@@ -93,31 +73,17 @@ class DetNet(nn.Module):
         """D, the length of H."""
         return self.spec.head_dim
 
-    @property
-    def trains_batch_norm(self) -> bool:
-        """Whether batch norm has running statistics; then labelled and unlabelled images take separate forwards
-        (METHODS 1.7).
-        """
-        return bool(batch_norms(self))
-
-    @contextmanager
-    def frozen_statistics(self) -> Iterator[None]:
-        """Inside, a forward in train mode normalises by its own batch and leaves the running statistics alone."""
-        norms = batch_norms(self)
-        for norm in norms:
-            norm.track_running_stats = False
-        try:
-            yield
-        finally:
-            for norm in norms:
-                norm.track_running_stats = True
-
     def extract(self, image: Tensor) -> dict[int, Tensor]:
         """(B, 3, H, W) -> {2: P2 (B, c, H/4, W/4), ..., 6: P6}."""
         return self.trunk(image)
 
     def propose(
-        self, feats: dict[int, Tensor], sizes: list[tuple[int, int]], pre_nms: int, post_nms: int, nms_iou: float = 0.7
+        self,
+        feats: dict[int, Tensor],
+        sizes: list[tuple[int, int]],
+        pre_nms: int,
+        post_nms: int,
+        nms_iou: float = PROPOSAL_NMS_IOU,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Class-free boxes of each image (n_i, 4), best first, and their objectness (n_i,) in [0, 1]; detached."""
         return self.rpn.select(self.rpn(feats, sizes), sizes, pre_nms, post_nms, nms_iou)
@@ -128,14 +94,35 @@ class DetNet(nn.Module):
         """Logits (n, C + 1), deltas (n, 4 (C + 1)) and H (n, D) of the boxes of all images, in order. `level` pools
         every box from P_level.
         """
-        return self.box_head(pool(feats, boxes, BoxHead.POOL, self.spec.canonical_px, level))
+        logits, deltas, h = self.box_head(pool(feats, boxes, BoxHead.POOL, self.spec.canonical_px, level))
+        return full_precision(logits), full_precision(deltas), h
 
     def mask(self, feats: dict[int, Tensor], boxes: list[Tensor], labels: Tensor) -> Tensor:
         """Mask logits (n, 28, 28) of the boxes of all images, each for its own label (n,)."""
         if self.mask_head is None:
             raise ValueError(f"{self.spec.architecture} has no mask head")
-        logits = self.mask_head(pool(feats, boxes, MaskHead.POOL, self.spec.canonical_px))
+        pooled = pool(feats, boxes, MaskHead.POOL, self.spec.canonical_px)
+        if self.mask_relation is not None:
+            pooled = self.mask_relation(pooled, [len(b) for b in boxes])
+        logits = self.mask_head(pooled)
         return logits[torch.arange(len(labels), device=labels.device), labels]
+
+    def roi_sample(
+        self,
+        feats: dict[int, Tensor],
+        targets: Sequence[Truth],
+        sizes: list[tuple[int, int]],
+        keys: Sequence[int],
+        proposals: list[Tensor] | None = None,
+    ) -> RoISample:
+        """The RoIs of a training step: up to `rois_per_image` an image, matched with its truth, a quarter foreground.
+
+        keys       one integer an image: the draw depends on it alone
+        proposals  (n_i, 4) of each image in place of those of the network's own RPN
+        """
+        if proposals is None:
+            proposals, _ = self.propose(feats, sizes, self.spec.train_proposals, self.spec.train_proposals)
+        return sample_rois(proposals, targets, keys, self.spec.rois_per_image, self._coder)
 
     def losses(
         self,
@@ -152,27 +139,28 @@ class DetNet(nn.Module):
 
         keys         one integer an image: the draw of anchors and RoIs depends on it alone
         focal_gamma  multi-class focal loss for roi_cls instead of cross-entropy
-        reg          False leaves out both box regressions (pseudo-labels of CrossMatch, equation 5)
+        reg          False leaves out both box regressions (pseudo-labels of CrossMatch, equation 5), and `duplicate`,
+                     which learns from labelled images only
         level        pools every RoI from that level
         """
-        proposals_of = self.rpn(feats, sizes)
-        truth = [t.boxes for t in targets]
-        terms = self.rpn.losses(proposals_of, truth, [int(k) for k in keys])
-        proposed, _ = self.rpn.select(proposals_of, sizes, self.spec.train_proposals, self.spec.train_proposals, 0.7)
-        rois, labels, goals, owners = self._sample_rois(proposed, targets, keys)
-        roi_labels = torch.cat(labels)
-        logits, deltas, features = self.score(feats, rois, level)
-        terms["roi_cls"] = _classification(logits, roi_labels, focal_gamma)
-        foreground = torch.where(roi_labels > 0)[0]
-        own = deltas.view(len(deltas), len(self.spec.classes) + 1, 4)[foreground, roi_labels[foreground]]
-        terms["roi_reg"] = F.smooth_l1_loss(own, torch.cat(goals), beta=SMOOTH_L1_BETA, reduction="sum") / max(
-            len(roi_labels), 1
-        )
-        if not reg:
-            del terms["rpn_reg"], terms["roi_reg"]
+        anchored = self.rpn(feats, sizes)
+        terms = self.rpn.losses(anchored, [t.boxes for t in targets], [int(k) for k in keys])
+        most = self.spec.train_proposals
+        proposals, _ = self.rpn.select(anchored, sizes, most, most, PROPOSAL_NMS_IOU)
+        drawn = self.roi_sample(feats, targets, sizes, keys, proposals)
+        logits, deltas, features = self.score(feats, drawn.rois, level)
+        terms["roi_cls"] = classification_loss(logits, drawn.labels, focal_gamma)
+        if reg:
+            foreground = torch.where(drawn.labels > 0)[0]
+            own = deltas.view(len(deltas), -1, 4)[foreground, drawn.labels[foreground]]
+            terms["roi_reg"] = regression_loss(own, drawn.goals, len(drawn.labels))
+        else:
+            del terms["rpn_reg"]
         if self.mask_head is not None:
-            terms["mask"] = self._mask_loss(feats, rois, labels, owners, targets)
-        return DetOutput(terms, roi_labels, logits, features)
+            terms["mask"] = self._mask_loss(feats, drawn, targets)
+        if self.duplicates is not None and reg:
+            terms["duplicate"] = self._duplicate_loss(drawn, logits, deltas, features, targets, sizes)
+        return DetOutput(terms, drawn.labels, logits, features, drawn.rois)
 
     def detect(
         self,
@@ -184,118 +172,85 @@ class DetNet(nn.Module):
         max_detections: int = 1000,
         pre_nms: int = 1000,
         post_nms: int = 1000,
+        per_class: bool = False,
     ) -> list[Detections]:
         """What each image holds. Suppression is by box IoU among the classes of one kind: a nucleus never suppresses
         its cell.
+
+        per_class  suppression among boxes of one class only, and each class of a box is an answer of its own, with
+                   its probability as score, as in torchvision
         """
         proposals, _ = self.propose(feats, sizes, pre_nms, post_nms)
-        logits, deltas, _ = self.score(feats, proposals)
+        logits, deltas, features = self.score(feats, proposals)
         counts = [len(p) for p in proposals]
-        results = []
-        parts = zip(logits.softmax(dim=1).split(counts), deltas.split(counts), proposals, sizes, strict=True)
-        for probabilities, delta, boxes, size in parts:
-            results.append(self._answer(probabilities, delta, boxes, size, score_threshold, nms_iou, max_detections))
+        groups = [(k,) for k in range(len(self.spec.classes))] if per_class else self.spec.kinds
+        parts = (logits.softmax(dim=1).split(counts), deltas.split(counts), proposals, sizes, features.split(counts))
+        judge = self._judge if self.duplicates is not None and self.duplicates.is_on else None
+        results = [
+            answer(
+                p,
+                delta,
+                boxes,
+                size,
+                groups,
+                self._coder,
+                threshold=score_threshold,
+                nms_iou=nms_iou,
+                most=max_detections,
+                features=h,
+                judge=judge,
+            )
+            for p, delta, boxes, size, h in zip(*parts, strict=True)
+        ]
         if self.mask_head is None:
             return results
         masks = self.mask(feats, [r.boxes for r in results], torch.cat([r.labels for r in results])).sigmoid()
         split = masks.split([len(r.boxes) for r in results])
         return [Detections(r.boxes, r.scores, r.labels, r.class_scores, m) for r, m in zip(results, split, strict=True)]
 
-    def _answer(
+    def _judge(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """s1 (n,) of candidates, best first; 0 beyond the first 200."""
+        s1 = self.duplicates(features[:MOST_CANDIDATES], boxes[:MOST_CANDIDATES]).sigmoid()
+        return torch.cat([s1, s1.new_zeros(max(len(boxes) - MOST_CANDIDATES, 0))])
+
+    def _duplicate_loss(
         self,
-        probabilities: Tensor,
+        drawn: RoISample,
+        logits: Tensor,
         deltas: Tensor,
-        boxes: Tensor,
-        size: tuple[int, int],
-        threshold: float,
-        nms_iou: float,
-        most: int,
-    ) -> Detections:
-        deltas = deltas.view(len(deltas), len(self.spec.classes) + 1, 4)
-        found = []
-        for kind in self.spec.kinds:
-            columns = torch.tensor(kind, device=boxes.device) + 1
-            of_kind = probabilities[:, columns]
-            scores = of_kind.sum(dim=1)
-            keep = torch.where(scores > threshold)[0]
-            labels = columns[of_kind[keep].argmax(dim=1)]
-            decoded = clip_boxes_to_image(self._coder.decode_single(deltas[keep, labels], boxes[keep]), size)
-            large = ((decoded[:, 2:] - decoded[:, :2]) >= 1.0).all(dim=1)
-            keep, labels, decoded = keep[large], labels[large], decoded[large]
-            best = nms(decoded, scores[keep], nms_iou)
-            spread = torch.zeros((len(best), len(self.spec.classes)), dtype=probabilities.dtype, device=boxes.device)
-            spread[:, columns - 1] = of_kind[keep[best]]
-            found.append((decoded[best], scores[keep[best]], labels[best], spread))
-        all_boxes, all_scores, all_labels, all_spread = (torch.cat(parts) for parts in zip(*found, strict=True))
-        order = all_scores.argsort(descending=True, stable=True)[:most]
-        return Detections(all_boxes[order], all_scores[order], all_labels[order], all_spread[order], None)
-
-    def _sample_rois(
-        self, proposed: list[Tensor], targets: Sequence[Truth], keys: Sequence[int]
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """RoIs, labels, regression goals of the foreground ones, and the index of the truth of each foreground one;
-        lists over images.
-        """
-        rois, labels, goals, owners = [], [], [], []
-        for boxes, target, key in zip(proposed, targets, keys, strict=True):
-            candidates = torch.cat([boxes, target.boxes.to(boxes)])
-            matched = match(candidates, target.boxes, 0.5, 0.5, best_too=False)
-            positive, negative = sample(matched, self.spec.rois_per_image, ROI_POSITIVE_FRACTION, int(key) + 1)
-            label = torch.zeros(len(positive) + len(negative), dtype=torch.int64, device=boxes.device)
-            owner = matched[positive]
-            label[: len(positive)] = target.labels[owner]
-            rois.append(candidates[torch.cat([positive, negative])])
-            labels.append(label)
-            goals.append(
-                self._coder.encode_single(target.boxes[owner], candidates[positive])
-                if len(positive)
-                else boxes.new_zeros((0, 4))
-            )
-            owners.append(owner)
-        return rois, labels, goals, owners
-
-    def _mask_loss(
-        self,
-        feats: dict[int, Tensor],
-        rois: list[Tensor],
-        labels: list[Tensor],
-        owners: list[Tensor],
+        features: Tensor,
         targets: Sequence[Truth],
+        sizes: list[tuple[int, int]],
     ) -> Tensor:
-        """Binary cross-entropy on the 28x28 map of the true class, mean over positive RoIs; attached zero where there
-        are none.
-        """
-        positive = [r[: len(o)] for r, o in zip(rois, owners, strict=True)]  # `sample` puts the foreground first
-        own = torch.cat([label[: len(o)] for label, o in zip(labels, owners, strict=True)])
-        logits = self.mask(feats, positive, own)
-        if len(own) == 0:
-            return logits.sum() + 0.0 * sum(p.sum() for p in self.mask_head.parameters())
+        """duplicate: the sampled RoIs are the candidates [D: they are scored already], of each kind by itself."""
+        counts = [len(rois) for rois in drawn.rois]
+        parts = (logits.detach().softmax(dim=1), deltas.detach(), features)
+        said, goals = [features[:0].sum(dim=1)], [features[:0].detach().sum(dim=1)]
+        split = zip(*(x.split(counts) for x in parts), drawn.rois, targets, sizes, strict=True)
+        for probabilities, delta, h, rois, target, size in split:
+            for kind in self.spec.kinds:
+                found = candidates(probabilities, delta, rois, size, kind, self._coder, CANDIDATE_SCORE)
+                boxes, rows = found.boxes[:MOST_CANDIDATES], found.rows[:MOST_CANDIDATES]
+                truth = target.boxes[torch.isin(target.labels - 1, torch.tensor(kind, device=rois.device))]
+                said.append(self.duplicates(h[rows], boxes))
+                goals.append(keep_goals(boxes, found.scores[:MOST_CANDIDATES], truth))
+        if self.training:
+            self.duplicates.steps += 1
+        return duplicate_loss(full_precision(torch.cat(said)), torch.cat(goals))
+
+    def _mask_loss(self, feats: dict[int, Tensor], drawn: RoISample, targets: Sequence[Truth]) -> Tensor:
+        """mask, over the foreground RoIs of the images whose truth has masks."""
+        seen = [boxes if t.masks is not None else boxes[:0] for boxes, t in zip(drawn.foreground, targets, strict=True)]
+        labels = [t.labels[o[: len(b)]] for t, o, b in zip(targets, drawn.owners, seen, strict=True)]
         goals = [
-            _cut_masks(t.masks, o, p)
-            for t, o, p in zip(targets, owners, positive, strict=True)
-            if t.masks is not None and len(o)
+            cut_masks(t.masks, o, b, MaskHead.SIDE)
+            for t, o, b in zip(targets, drawn.owners, seen, strict=True)
+            if t.masks is not None
         ]
-        return F.binary_cross_entropy_with_logits(logits, torch.cat(goals).to(logits.dtype))
+        logits = self.mask(feats, seen, torch.cat(labels))
+        return mask_loss(logits, torch.cat(goals) if goals else logits.detach())
 
 
 def build_net(spec: NetSpec) -> DetNet:
     """The network of a spec with torchvision's random initialisation, drawn from torch's global generator."""
     return DetNet(spec)
-
-
-def _classification(logits: Tensor, labels: Tensor, focal_gamma: float | None) -> Tensor:
-    if len(labels) == 0:
-        return logits.sum()
-    each = F.cross_entropy(logits, labels, reduction="none")
-    if focal_gamma is not None:
-        each = (1 - logits.softmax(dim=1)[torch.arange(len(labels)), labels]) ** focal_gamma * each
-    return each.mean()
-
-
-def _cut_masks(masks: Tensor, owner: Tensor, boxes: Tensor) -> Tensor:
-    """The truth seen by each RoI, (n, 28, 28) float32: the part of its owner's mask inside the box, resampled as in
-    Mask R-CNN.
-    """
-    used, place = owner.unique(return_inverse=True)
-    rois = torch.cat([place[:, None].to(boxes), boxes], dim=1)
-    return roi_align(masks[used][:, None].to(boxes.dtype), rois, MaskHead.SIDE, 1.0, aligned=False)[:, 0].clamp(0, 1)

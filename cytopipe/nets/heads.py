@@ -1,8 +1,8 @@
 """What looks at one RoI: pooling from the pyramid, the box head and the mask head.
 
 RoIAlign is `aligned=True`: with aligned=False every box is shifted by half a cell towards +x and +y, and pooling a
-flipped map with a flipped box does
-not give the flipped result (METHODS 1.7). torchvision's MultiScaleRoIAlign passes aligned=False, hence our own pooler.
+flipped map with a flipped box does not give the flipped result (METHODS 1.7). torchvision's MultiScaleRoIAlign passes
+aligned=False, hence our own pooler.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from cytopipe.nets.losses import full_precision
 from cytopipe.nets.spec import NetSpec
 
 POOLED_LEVELS = (2, 3, 4, 5)  # P6 serves the RPN only
@@ -33,19 +34,25 @@ def pool(
 ) -> Tensor:
     """RoIAlign of boxes per image -> (n, channels, size, size), n over all images in order. `level` pools every box
     from that one.
+
+    In float32 at least: coordinates of a large window do not fit into a half-precision number.
     """
+    if level is not None and level not in POOLED_LEVELS:
+        raise ValueError(f"pool: level {level}, one of {POOLED_LEVELS} is expected")
     image = torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor([len(b) for b in boxes]))
     flat = torch.cat(boxes)
     rois = torch.cat([image.to(flat)[:, None], flat], dim=1)
     levels = level_of(flat, canonical_px) if level is None else torch.full((len(flat),), level, device=flat.device)
-    any_map = feats[POOLED_LEVELS[0]]
-    pooled = torch.zeros((len(flat), any_map.shape[1], size, size), dtype=any_map.dtype, device=any_map.device)
-    for k in POOLED_LEVELS:
-        index = torch.where(levels == k)[0]
-        if len(index):
-            part = roi_align(feats[k], rois[index].to(any_map.dtype), size, 1 / 2**k, SAMPLING_RATIO, aligned=True)
-            pooled = pooled.index_copy(0, index, part)
-    return pooled
+    used = [k for k in POOLED_LEVELS if (levels == k).any()] or [POOLED_LEVELS[0]]
+    index = [torch.where(levels == k)[0] for k in used]
+    maps = [full_precision(feats[k]) for k in used]
+    parts = [
+        roi_align(x, rois[rows].to(x.dtype), size, 1 / 2**k, SAMPLING_RATIO, aligned=True)
+        for x, rows, k in zip(maps, index, used, strict=True)
+    ]
+    if len(parts) == 1:  # small objects: all from one level, and no copy of what is the largest tensor of the heads
+        return parts[0]
+    return torch.cat(parts)[torch.cat(index).argsort()]
 
 
 class BoxHead(nn.Module):

@@ -6,7 +6,6 @@ Source: Ren et al., NeurIPS 2015, with the constants of METHODS 1.7. Anchors, he
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -14,10 +13,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from cytopipe.nets.losses import full_precision, objectness_loss, regression_loss
 from cytopipe.nets.matching import NEGATIVE, match, sample
 from cytopipe.nets.spec import NetSpec
 
-SMOOTH_L1_BETA = 1 / 9
 ANCHORS_PER_IMAGE = 256
 MIN_SIDE_PX = 1e-3
 
@@ -42,7 +41,7 @@ class ProposalNet(nn.Module):
         counts = [level.shape[1] * level.shape[2] * level.shape[3] for level in logits]
         flat_logits = torch.cat([_per_anchor(level, 1) for level in logits], dim=1).squeeze(2)
         flat_deltas = torch.cat([_per_anchor(level, 4) for level in deltas], dim=1)
-        return flat_logits, flat_deltas, anchors, counts
+        return full_precision(flat_logits), full_precision(flat_deltas), anchors, counts
 
     def select(
         self,
@@ -99,9 +98,8 @@ class ProposalNet(nn.Module):
         )
         goal = torch.cat(goals) if goals else all_deltas.detach()
         return {
-            "rpn_cls": F.binary_cross_entropy_with_logits(all_logits, all_labels),
-            "rpn_reg": F.smooth_l1_loss(all_deltas, goal, beta=SMOOTH_L1_BETA, reduction="sum")
-            / max(len(all_labels), 1),
+            "rpn_cls": objectness_loss(all_logits, all_labels),
+            "rpn_reg": regression_loss(all_deltas, goal, len(all_labels)),
         }
 
 

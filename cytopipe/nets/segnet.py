@@ -22,7 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import densenet161
+from torchvision.ops import FrozenBatchNorm2d
 
+from cytopipe.nets.batch_norm import BatchNormed, freeze
 from cytopipe.nets.spec import SegSpec
 
 DENSE_WIDTHS = (384, 768, 2112, 2208)  # DenseNet-161 at strides 4, 8, 16, 32
@@ -41,7 +43,7 @@ class Decoded:
     finer: tuple[Tensor, ...] = ()
 
 
-class SegNet(nn.Module):
+class SegNet(BatchNormed):
     """Semantic segmentation. `extra` holds what a method attaches (projectors, auxiliary decoders)."""
 
     def __init__(self, spec: SegSpec) -> None:
@@ -100,7 +102,8 @@ class UNet(nn.Module):
     def __init__(self, spec: SegSpec) -> None:
         super().__init__()
         widths = spec.widths
-        self.down = nn.ModuleList(_double(before, width) for before, width in zip((3, *widths), widths, strict=False))
+        norm = FrozenBatchNorm2d if spec.frozen_batch_norm else nn.BatchNorm2d
+        self.down = nn.ModuleList(_double(before, n, norm) for before, n in zip((3, *widths), widths, strict=False))
         self.up = nn.ModuleList(_double(widths[k + 1] + widths[k], widths[k]) for k in reversed(range(len(widths) - 1)))
         self.logits = nn.Conv2d(widths[0], len(spec.classes) + 1, 1)
         self._coarse_steps = len(widths) - 3  # up blocks that end at stride 4 or above
@@ -139,6 +142,8 @@ class DenseUNet(nn.Module):
         self.blocks = nn.ModuleList([trunk.denseblock1, trunk.denseblock2, trunk.denseblock3, trunk.denseblock4])
         self.transitions = nn.ModuleList([trunk.transition1, trunk.transition2, trunk.transition3])
         self.norm = trunk.norm5
+        if spec.frozen_batch_norm:
+            freeze(self)  # torchvision's DenseNet takes no other norm; nothing but the trunk is here yet
         self.bridge = nn.Conv2d(DENSE_WIDTHS[2], DENSE_WIDTHS[3], 1)
         inputs, outputs = (DENSE_WIDTHS[3], *DENSE_UP_WIDTHS), (*DENSE_UP_WIDTHS, spec.feature_dim)
         self.up = nn.ModuleList(_single(before, after) for before, after in zip(inputs, outputs, strict=True))
@@ -169,12 +174,12 @@ class DenseUNet(nn.Module):
         return self.head(decoded.features)
 
 
-def _single(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU())
+def _single(before: int, after: int, norm: type[nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, 3, padding=1), norm(after), nn.ReLU())
 
 
-def _double(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(*_single(before, after), *_single(after, after))
+def _double(before: int, after: int, norm: type[nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
+    return nn.Sequential(*_single(before, after, norm), *_single(after, after, norm))
 
 
 def _twice(x: Tensor) -> Tensor:

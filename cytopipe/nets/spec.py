@@ -92,6 +92,11 @@ class NetSpec(_Net):
     frozen_batch_norm: bool = Field(
         False, description="batch norm is a fixed affine map: for loaded weights (METHODS 1.7)"
     )
+    relations: bool = Field(
+        False,
+        description="IR-Net's modules (experimental): instances of a window see each other before the mask head, and a "
+        "learnt removal of duplicates takes the place of suppression; answers then depend on the whole window",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -131,6 +136,9 @@ class SegSpec(_Net):
         description="channels of the unet at strides 1, 2, 4, ...; denseunet161 has its own",
     )
     head_channels: int = Field(64, gt=0, description="channels between denseunet161's features and its logits")
+    frozen_batch_norm: bool = Field(
+        False, description="batch norm of the encoder is a fixed affine map: for loaded weights (METHODS 1.7)"
+    )
     dropout: float = Field(0.3, ge=0, lt=1, description="of whole channels, before denseunet161's logits, in training")
 
     @model_validator(mode="after")

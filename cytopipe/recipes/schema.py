@@ -17,7 +17,22 @@ from cytopipe.tiles.config import TileConfig
 from cytopipe.train.settings import TrainSettings
 
 Switch = bool | int | float | str
-Metric = Literal["map_50", "map_10_70", "map_coco"]
+Metric = Literal[
+    "map_50",
+    "map_10_70",
+    "map_coco",
+    "mask_map_50",
+    "mask_map_coco",
+    "aji50",
+    "aji",
+    "pq",
+    "dice",
+    "jaccard",
+    "acc",
+    "sp",
+    "se",
+    "ap",
+]
 
 
 class TileSection(TileConfig):

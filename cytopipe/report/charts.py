@@ -105,12 +105,13 @@ def line_chart(title: str, lines: Mapping[str, Points], *, unit: str = "iteratio
     finite = [(x, y) for points in lines.values() for x, y in points if math.isfinite(y)]
     if not finite:
         return ""
-    width, height, left, bottom, top = 360.0, 200.0, 46.0, 26.0, 8.0
+    width, height, bottom, top = 360.0, 200.0, 26.0, 8.0
     xs, ys = [p[0] for p in finite], [p[1] for p in finite]
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
     low, high = _range(ys)
     ticks = _ticks(low, high, 4)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
+    left = max(46.0, 12 + 7.0 * max(len(_short(tick)) for tick in ticks))  # px: a digit of 12 px text is about 7 wide
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = left + (width - left - 10) * (x - x_low) / (x_high - x_low)

@@ -1,62 +1,65 @@
-"""The report of a training run: its curves, and pictures with what was there and what was found.
+"""The report of a training run: its curves, its pseudo-labels in numbers, and pictures with what was there, what
+student and teacher found, and what the student was taught.
 
 Enters: the rows of metrics.jsonl, sample images.  Leaves: one self-contained HTML file.
 
 A row is {"t": iteration, group: {name: number or {...}}, ...}; groups and names that a row lacks were not logged then.
-Groups in the order of the page: val, total, losses, weights, lr, signals, seconds, then any other. A number that stands
-directly in a row is a group of its own. Names may hold "/", which counts as nesting: {"val/student/AP50": 0.4}.
+A number that stands directly in a row is a group of its own. Names may hold "/", which counts as nesting:
+{"val/student/AP50": 0.4}. Names that differ in what stands in brackets share a chart: pseudo_labels[LSIL].
+`warnings` of a row are sentences of the collapse detector.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cytopipe.formats.colours import class_colours, hex_of
 from cytopipe.report.charts import Points, line_chart
-from cytopipe.report.encode import U8, escaped, fit, jpeg_uri, number, swatch
-from cytopipe.report.page import fact_list, section, warning_list, write_page
+from cytopipe.report.encode import escaped, number, swatch
+from cytopipe.report.page import fact_list, figures, section, warning_list, write_page
+from cytopipe.report.panels import Sample, sample_section
 
-SECTIONS = {
+__all__ = ["Sample", "write_train_report"]
+
+BY_CLASS = "val by class"
+SECTIONS = {  # title -> groups of the log, or names within "signals", in the order of the page
     "Validation": ("val",),
     "Losses": ("total", "losses"),
-    "Signals of the method": ("signals",),
-    "Weights of the losses, learning rate": ("weights", "lr"),
-    "Seconds an iteration": ("seconds",),
+    "Pseudo-labels": (
+        "signals:pseudo_labels_per_image",
+        "signals:images_without_pseudo_label_fraction",
+        "signals:max_confidence",
+        "signals:pseudo_labels",
+        "signals:labelled",
+        "signals:embedding_std",
+        "signals:adapter_norm",
+        "signals:disagreement",
+    ),
+    "Further signals of the method": ("signals",),
+    "Weights of the losses, EMA of the teacher, learning rate": ("weights", "alpha", "lr"),
+    "Validation by class": (BY_CLASS,),
+    "Pace and gradients": ("seconds", "grad_norm", "loss_scale"),
 }
-SAMPLE_PX = 640
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """An image with what the annotators and the network say of it. All boxes (n, 4) x0 y0 x1 y1, px of the image.
-
-    image             (h, w, 3) uint8 RGB
-    truth             boxes with their class names
-    found             boxes with their class names and scores in [0, 1]
-    caption           plain text below the image
-    """
-
-    image: U8
-    truth_boxes: NDArray[np.float64]
-    truth_names: Sequence[str]
-    found_boxes: NDArray[np.float64]
-    found_names: Sequence[str]
-    found_scores: Sequence[float]
-    caption: str = ""
-
-    def __post_init__(self) -> None:
-        if len(self.truth_boxes) != len(self.truth_names):
-            raise ValueError(f"Sample: {len(self.truth_boxes)} true boxes, {len(self.truth_names)} names")
-        if not len(self.found_boxes) == len(self.found_names) == len(self.found_scores):
-            found = f"{len(self.found_boxes)} boxes, {len(self.found_names)} names, {len(self.found_scores)} scores"
-            raise ValueError(f"Sample: found {found}")
+TITLES = {
+    "pseudo_labels_per_image": "pseudo-labels an image",
+    "images_without_pseudo_label_fraction": "share of images without",
+    "max_confidence": "mean of the largest probability",
+    "pseudo_labels": "pseudo-labels by class",
+    "labelled": "labelled, by class",
+    "embedding_std": "standard deviation of embeddings",
+    "adapter_norm": "norm of the adapter's output",
+    "disagreement": "teacher and student disagree",
+    "alpha": "α of the teacher",
+    "lr": "learning rate",
+    "total": "sum of the losses by their weights",
+    "seconds": "seconds an iteration",
+    "grad_norm": "norm of the gradient",
+    "loss_scale": "scale of the loss (fp16)",
+}
+LAST_SHARE = 0.2  # of the run: what the table of pseudo-labels counts
 
 
 def write_train_report(
@@ -65,18 +68,42 @@ def write_train_report(
     title: str,
     metrics: Sequence[Mapping[str, Any]],
     samples: Sequence[Sample] = (),
+    pseudo_samples: Sequence[Sample] = (),
+    key_figures: Sequence[tuple[str, str, str]] = (),
     facts: Mapping[str, object],
     warnings: Sequence[str] = (),
 ) -> None:
     """Write report.html of a run folder.
 
-    title      the run, e.g. 'dual-alignment'
-    metrics    rows by ascending "t", see above; values that are not finite break their curve
-    facts      what was trained on what; mappings inside become groups
+    title           the run, e.g. 'dual-alignment'
+    metrics         rows by ascending "t", see above; values that are not finite break their curve
+    samples         validation images: truth, student, teacher
+    pseudo_samples  unlabelled images: what the student was taught
+    key_figures     (label, value, remark), plain text each
+    facts           what was trained on what; mappings inside become groups
+    warnings        besides those in the rows
     """
     last = max((int(row["t"]) for row in metrics), default=0)
     curves = _curves(metrics) or [section("Curves", '<p class="empty">Nothing was logged yet.</p>')]
-    body = [warning_list(warnings), *curves, _samples(samples), section("Run", fact_list(facts))]
+    said = [*warnings, *(f"Iteration {row['t']}: {line}" for row in metrics for line in row.get("warnings", ()))]
+    body = [
+        warning_list(said),
+        figures(key_figures) if key_figures else "",
+        *curves,
+        sample_section(
+            "Validation images",
+            samples,
+            note="What was annotated, and what the networks find as they are at the end of the run.",
+            anchor="validation-images",
+        ),
+        sample_section(
+            "Unlabelled images",
+            pseudo_samples,
+            note="What the method takes for true, and what the networks find, in the view that the teacher sees.",
+            anchor="unlabelled-images",
+        ),
+        section("Run", fact_list(facts)),
+    ]
     write_page(
         path,
         kind="Training report",
@@ -92,29 +119,50 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
 
     Weights that never change are told in a line: a chart of a constant hides the ones that ramp.
     """
+    series = _series(metrics)
+    titles = dict(SECTIONS)
+    known = {group.split(":")[0] for groups in SECTIONS.values() for group in groups}
+    titles["Further numbers"] = tuple(sorted({group for group, _ in series} - known))
+    own = {tuple(group.split(":")) for groups in SECTIONS.values() for group in groups if ":" in group}
+    sections = []
+    for title, groups in titles.items():
+        mine = {}
+        for group in groups:
+            name, _, leaf = group.partition(":")
+            mine |= {
+                key: lines
+                for key, lines in series.items()
+                if key[0] == name and (key[1] == leaf if leaf else key not in own)
+            }
+        constant = {leaf: lines for (group, leaf), lines in mine.items() if group == "weights" and _is_constant(lines)}
+        charts = [
+            line_chart(TITLES.get(leaf, leaf), lines)  # losses and metrics under the names of the log
+            for (group, leaf), lines in mine.items()
+            if not (group == "weights" and leaf in constant)
+        ]
+        told = ", ".join(f"{leaf} {number(next(iter(lines.values()))[0][1])}" for leaf, lines in constant.items())
+        note = f"Constant: {told}." if told else ""
+        table = _class_table(metrics) if title == "Pseudo-labels" else ""
+        if any(charts) or note:
+            sections.append(section(title, f'<div class="plots">{"".join(charts)}</div>{table}', note=note))
+    return sections
+
+
+def _series(metrics: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Points]]:
+    """(group, name) -> line -> points, in the order in which they were first logged."""
     series: dict[tuple[str, str], dict[str, Points]] = {}
     for row in metrics:
         for names, value in _numbers(row):
             if names[0] == "seconds" and "val" in row:
                 continue  # what a validation takes would flatten the curve of the iterations
             group, middle, leaf = names[0], " ".join(names[1:-1]), names[-1]
+            if group == "val" and len(names) > 3:  # val, network, metric, class: a chart a metric and class
+                group, middle, leaf = BY_CLASS, names[1], "/".join(names[2:])
+            base, bracket, inside = leaf.partition("[")
+            if bracket and inside.endswith("]"):
+                middle, leaf = inside[:-1], base
             series.setdefault((group, leaf), {}).setdefault(middle, []).append((float(row["t"]), value))
-    known = {group for groups in SECTIONS.values() for group in groups}
-    titles = {**SECTIONS, "Further numbers": tuple(sorted({group for group, _ in series} - known))}
-    sections = []
-    for title, groups in titles.items():
-        mine = {key: lines for group in groups for key, lines in series.items() if key[0] == group}
-        constant = {leaf: lines for (group, leaf), lines in mine.items() if group == "weights" and _is_constant(lines)}
-        charts = [
-            line_chart(leaf.replace("_", " "), lines)
-            for (group, leaf), lines in mine.items()
-            if not (group == "weights" and leaf in constant)
-        ]
-        told = ", ".join(f"{leaf} {number(next(iter(lines.values()))[0][1])}" for leaf, lines in constant.items())
-        note = f"Constant: {told}." if told else ""
-        if any(charts) or note:
-            sections.append(section(title, f'<div class="plots">{"".join(charts)}</div>', note=note))
-    return sections
+    return series
 
 
 def _is_constant(lines: Mapping[str, Points]) -> bool:
@@ -124,7 +172,7 @@ def _is_constant(lines: Mapping[str, Points]) -> bool:
 def _numbers(row: Mapping[str, Any], outer: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
     """Every number of a row with its path, NaN for None; `t` and what is no number are left out."""
     for key, value in row.items():
-        names = (*outer, *str(key).split("/"))
+        names = (*outer, *_nested(str(key)))
         if isinstance(value, Mapping):
             yield from _numbers(value, names)
         elif value is None:
@@ -133,44 +181,43 @@ def _numbers(row: Mapping[str, Any], outer: tuple[str, ...] = ()) -> Iterator[tu
             yield names, float(value)
 
 
-def _samples(samples: Sequence[Sample]) -> str:
-    if not samples:
+def _nested(key: str) -> tuple[str, ...]:
+    """The parts of a name, "/" within brackets excepted: a class may be called 'LSIL/HSIL'."""
+    outside, bracket, inside = key.partition("[")
+    *above, last = outside.split("/")
+    return (*above, last + bracket + inside)
+
+
+def _class_table(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Pseudo-labels by class over the last part of the run, beside what is labelled; '' where none were logged."""
+    last = max((int(row["t"]) for row in metrics), default=0)
+    counts: dict[str, dict[str, float]] = {"pseudo_labels": {}, "labelled": {}}
+    for row in metrics:
+        if row["t"] >= (1 - LAST_SHARE) * last and isinstance(row.get("signals"), Mapping):
+            for key, value in row["signals"].items():
+                base, bracket, inside = key.partition("[")
+                if bracket and base in counts and isinstance(value, (int, float)) and math.isfinite(value):
+                    name = inside.removesuffix("]")
+                    counts[base][name] = counts[base].get(name, 0.0) + value
+    if not counts["pseudo_labels"]:
         return ""
-    names = sorted({name for s in samples for name in (*s.truth_names, *s.found_names)})
-    colours = {name: hex_of(c) for name, c in class_colours(names).items()}
-    views = "".join(_sample(sample, colours) for sample in samples)
-    key = "".join(f"<span>{swatch(colours[name])}{escaped(name)}</span>" for name in names)
-    tools = (
-        '<div class="filters" role="group" aria-label="Boxes shown">'
-        '<button type="button" data-toggle="truth" aria-pressed="true">Truth</button>'
-        '<button type="button" data-toggle="found" aria-pressed="true">Predictions</button></div>'
+    names = list(dict.fromkeys([*counts["pseudo_labels"], *counts["labelled"]]))
+    colours = class_colours(names)
+    shares = {
+        base: {name: found.get(name, 0.0) / max(sum(found.values()), 1.0) for name in names}
+        for base, found in counts.items()
+    }
+    rows = "".join(
+        f'<tr><th scope="row">{swatch(hex_of(colours[name]))}{escaped(name)}</th>'
+        f'<td class="share"><span style="width:{100 * shares["pseudo_labels"][name]:.1f}%;'
+        f'background:{hex_of(colours[name])}"></span></td>'
+        f"<td>{number(round(counts['pseudo_labels'].get(name, 0.0)))}</td>"
+        f"<td>{shares['pseudo_labels'][name]:.1%}</td><td>{shares['labelled'][name]:.1%}</td></tr>"
+        for name in names
     )
-    note = "Dashed: annotated. Coloured: found by the network, drawn on top, so that what stays dashed was missed."
-    content = f'<div class="samples">{views}</div><p class="key">{key}</p>'
-    return section("Samples", content, note=note, tools=tools)
-
-
-def _sample(sample: Sample, colours: Mapping[str, str]) -> str:
-    h, w = sample.image.shape[:2]
-    truth = "".join(
-        f"<g>{_rect(box) * 2}<title>{escaped(name)}</title></g>"
-        for box, name in zip(sample.truth_boxes, sample.truth_names, strict=True)
-    )
-    found = "".join(
-        f'<g stroke="{colours[name]}">{_rect(box)}<title>{escaped(name)} {score:.2f}</title></g>'
-        for box, name, score in zip(sample.found_boxes, sample.found_names, sample.found_scores, strict=True)
-    )
-    counts = f"{len(sample.truth_boxes)} annotated, {len(sample.found_boxes)} found"
-    caption = f"{escaped(sample.caption)} · {counts}" if sample.caption else counts
     return (
-        f'<figure class="sample"><div class="view"><img src="{jpeg_uri(fit(sample.image, SAMPLE_PX))}" '
-        f'width="{w}" height="{h}" alt="Sample image, {counts}">'
-        f'<svg viewBox="0 0 {w} {h}" preserveAspectRatio="none" aria-hidden="true">'
-        f'<g class="truth">{truth}</g><g class="found">{found}</g></svg></div>'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<h3 class="of-table">Over the last {LAST_SHARE:.0%} of the run</h3>'
+        '<div class="scroll"><table class="classes"><thead><tr><th scope="col">class</th><td></td>'
+        '<th scope="col">pseudo-labels</th><th scope="col">share of them</th>'
+        f'<th scope="col">share of what is labelled</th></tr></thead><tbody>{rows}</tbody></table></div>'
     )
-
-
-def _rect(box: Any) -> str:
-    x0, y0, x1, y1 = (float(v) for v in box)
-    return f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"/>'

@@ -23,15 +23,20 @@ class EmaRule:
     warm     α = min(1 − 1/(n+1), alpha) with n updates done so far: the first update copies the student
     buffers  batch-norm statistics: "copy" them (they are averages already), or "average" the float ones (integer
              buffers are always copied)
+    start    iteration at whose beginning the teacher becomes a copy of the student, parameters and buffers; it follows
+             after each optimiser step from that one on (burn-in, METHODS 1.5)
     """
 
     alpha: float
     warm: bool = True
     buffers: Literal["copy", "average"] = "copy"
+    start: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
             raise ValueError(f"EmaRule: alpha {self.alpha} is not in [0, 1]")
+        if self.start < 0:
+            raise ValueError(f"EmaRule: start {self.start} is below 0")
 
     def alpha_at(self, updates: int) -> float:
         """α of the next update, after `updates` of them."""
@@ -52,6 +57,17 @@ class EmaTeacher(nn.Module):
         self.net = copy.deepcopy(student).eval().requires_grad_(False)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.training = False
+
+    @torch.no_grad()
+    def copy(self, student: nn.Module) -> None:
+        """Become the student, bit for bit: at the end of burn-in. The count of updates starts anew.
+
+        Raises ValueError as `follow`.
+        """
+        for of in (nn.Module.named_parameters, nn.Module.named_buffers):
+            for mine, its in _pairs(dict(of(self.net)), dict(of(student))):
+                mine.copy_(its)
+        self.updates.zero_()
 
     @torch.no_grad()
     def follow(self, student: nn.Module) -> float:

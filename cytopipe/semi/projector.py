@@ -27,5 +27,8 @@ class Projector(nn.Module):
             nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (n, in_dim) -> embeddings (n, out_dim), not normalised; n may be 0."""
+        """Features (..., in_dim) -> embeddings (..., out_dim), not normalised; there may be none.
+
+        On maps with their channels last it is a pair of 1x1 convolutions.
+        """
         return self.second(torch.relu(self.first(features)))

@@ -2,8 +2,8 @@
 
     RUN/checkpoints/T.safetensors   student.*, teacher.*, method.*, optimiser.<index>.<name>, after T iterations (eight
                                     digits)
-    RUN/checkpoints/T.json          t, and the best validation so far with its network; written second: a pair is whole
-                                    when it is there
+    RUN/checkpoints/T.json          t, the best validation so far with its network, the loss scale of fp16; written
+                                    second: a pair is whole when it is there
 
 Batches, schedules and torch's random stream are functions of (seed, t), so they need no state.
 """
@@ -11,7 +11,7 @@ Batches, schedules and torch's random stream are functions of (seed, t), so they
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,15 @@ from cytopipe.core.files import write_bytes, write_json
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands: t iterations done; the best validation so far (value, at which t, which network)."""
+    """Where a run stands: t iterations done; the best validation so far (value, at which t, which network); and the
+    loss scale (train/precision.py).
+    """
 
     t: int = 0
     best_value: float | None = None
     best_t: int = 0
     best_network: str = "student"
+    scale: dict[str, float] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -49,15 +52,7 @@ def save_checkpoint(
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in sorted(tensors.items())}
     path = folder / f"{progress.t:08d}.safetensors"
     write_bytes(path, save(tensors))
-    write_json(
-        path.with_suffix(".json"),
-        {
-            "t": progress.t,
-            "best_value": progress.best_value,
-            "best_t": progress.best_t,
-            "best_network": progress.best_network,
-        },
-    )
+    write_json(path.with_suffix(".json"), asdict(progress))
     for old in folder.iterdir():
         if old.stem.isdigit() and int(old.stem) != progress.t:
             old.unlink()
@@ -88,4 +83,4 @@ def load_checkpoint(folder: Path, modules: dict[str, nn.Module], optimiser: torc
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    return Progress(facts["t"], facts["best_value"], facts["best_t"], facts["best_network"])
+    return Progress(**facts)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -316,6 +317,38 @@ def test_without_a_terminal_progress_is_a_line_every_thirty_seconds(capsys):
         "tiles: 30 of 100, 1 per s, 1 min 10 s left",
         "tiles: 60 of 100, 1 per s, 40 s left",
     ]
+
+
+def test_how_the_work_goes_follows_the_count_in_the_plain_line(capsys):
+    now_s = [0.0]
+    meter = Meter(clock=lambda: now_s[0])
+
+    for done in (0, 30):
+        now_s[0] = float(done)
+        meter.update(done, 100, "iterations", "loss 1.23 (ce 1.23) · 8 images/s")
+
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["iterations: 30 of 100, 1 per s, 1 min 10 s left; loss 1.23 (ce 1.23) · 8 images/s"]
+
+
+def test_on_a_terminal_how_the_work_goes_stands_below_the_bar(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    meter = Meter()
+
+    meter.update(30, 100, "iterations", "loss 1.23 ([ce] 1.23) · 8 images/s")
+    meter.close()
+
+    lines = screen.getvalue().splitlines()
+    bar = next(number for number, line in enumerate(lines) if "30/100" in line)
+    assert "loss 1.23 ([ce] 1.23) · 8 images/s" in lines[bar + 1]
+
+
+class Terminal(StringIO):
+    """A screen that remembers what was drawn on it."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def test_progress_without_a_known_end_is_a_count_with_its_rate(capsys):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cytopipe.core.classes import class_named
 from cytopipe.data import Batches, LoaderSettings, TilePool, prefetch
-from cytopipe.data.crops import Crop, cut_image, cut_objects
+from cytopipe.data.crops import Crop, cut_image, visible_objects
 from cytopipe.data.pool import TileObjects
 from cytopipe.data.raster import rasterise
 from cytopipe.nets import NetSpec
@@ -30,7 +30,7 @@ def pool(labelled_store):
 
 def batches(pool, *, unlabelled=None, plan=None, seed=3, zoom=(1.0, 1.0)):
     spec = NetSpec.model_validate({"architecture": "mask-rcnn-mobilenetv2-fpn", "classes": pool.classes})
-    plan = plan or ViewPlan(unlabelled=(), weak=JITTERED)
+    plan = plan or ViewPlan({"weak": JITTERED}, {})
     return Batches(pool, unlabelled, plan, spec, LoaderSettings(seed, 128, 3, 2, zoom))
 
 
@@ -41,7 +41,7 @@ def digest(view):
 
 def test_labelled_batches_of_a_seed_are_the_same_with_and_without_unlabelled_images(pool):
     alone = batches(pool)
-    both = batches(pool, unlabelled=pool, plan=ViewPlan(unlabelled=("weak", "strong"), weak=JITTERED, strong=STRONG))
+    both = batches(pool, unlabelled=pool, plan=ViewPlan({"weak": JITTERED}, {"weak": JITTERED, "strong": STRONG}))
 
     for t in range(6):
         assert digest(alone.batch(t).labelled.weak) == digest(both.batch(t).labelled.weak)
@@ -86,12 +86,12 @@ def test_the_box_of_every_object_is_the_box_of_its_mask(pool, zoom):
                 rows, columns = np.nonzero(mask)
                 drawn = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
-                assert np.abs(drawn - box).max() <= 1.0  # a pixel counts from half of its area on
+                assert np.abs(drawn - box).max() <= 1.5  # a pixel counts by its centre; a clipped end may be pointed
             assert ((target.boxes >= 0) & (target.boxes <= 128)).all()
 
 
 def test_nuclei_are_dark_where_their_masks_are(pool):
-    plan = ViewPlan(unlabelled=()).with_flips("both-and-turns")
+    plan = ViewPlan(unlabelled={}).with_flips("both-and-turns")
     inside, outside = [], []
     for t in range(6):
         view = batches(pool, plan=plan).batch(t).labelled.weak
@@ -109,7 +109,7 @@ def test_an_object_cut_by_the_crop_is_learned_as_its_clip_and_a_sliver_is_not():
     shapes = np.array([shapely.box(10, 10, 30, 30), shapely.box(90, 40, 110, 60), shapely.box(98, 70, 140, 90)], object)
     objects = TileObjects(np.array([1, 2, 2]), shapes, np.ones(3, bool))
 
-    seen = cut_objects(objects, Crop(0, 0, 100, 100))
+    seen = visible_objects(objects, Crop(0, 0, 100, 100).affine, 100)
 
     assert shapely.bounds(seen.geometry).tolist() == [[10, 10, 30, 30], [90, 40, 100, 60]]
     assert seen.whole.tolist() == [True, False]

@@ -44,8 +44,18 @@ WRAPPED_IN = {
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli"},
+    "tensorboard": {"train"},
 }
-NOT_OF_THE_PRODUCT = {"pytest", "hypothesis", "geopandas", "pandas", "skimage", "matplotlib", "faster_coco_eval"}
+NOT_OF_THE_PRODUCT = {
+    "pytest",
+    "hypothesis",
+    "geopandas",
+    "pandas",
+    "skimage",
+    "matplotlib",
+    "faster_coco_eval",
+    "sklearn",
+}
 
 
 class Import(NamedTuple):

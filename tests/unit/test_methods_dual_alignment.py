@@ -303,6 +303,21 @@ def test_the_bank_takes_up_labelled_prototypes_after_the_step_and_keeps_the_newe
     torch.testing.assert_close(method.bank.read()[0], newest.float().to(method.bank.rows))
 
 
+def test_the_bank_of_the_paper_keeps_the_newest_1024_prototypes_of_all_classes():
+    method, rows, labels = method_of(), embeddings(0, 1030), torch.arange(1030) % C
+
+    for start in range(0, 1030, 103):
+        method.bank.push(rows[start : start + 103], labels[start : start + 103])
+
+    kept, its = method.bank.read()
+    assert len(method.bank) == 1024
+    newest = {tuple(row) for row in rows[6:].to(kept).tolist()}
+    assert {tuple(row) for row in kept.tolist()} == newest
+    memory, _ = class_means(kept, its, None, C)
+    for c in range(C):
+        torch.testing.assert_close(memory[c], rows[6:][labels[6:] == c].mean(dim=0).to(memory))
+
+
 def test_a_step_is_taken_up_once():
     method, clock = method_of(), Clock(0, 10, 1)
     method.align_prototypes(*prototypes(scene(0) | {"roi_labels": torch.arange(12) % C + 1}))

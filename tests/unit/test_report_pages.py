@@ -18,12 +18,13 @@ from cytopipe.formats.results import write_results
 from cytopipe.report.gallery import MAX_CROP_PX, USUAL_CROP_PX
 from cytopipe.report.index_page import IndexRow, write_index, write_slides_csv
 from cytopipe.report.infer_page import write_infer_report
+from cytopipe.report.panels import Layer, Sample, map_picture
 from cytopipe.report.summary import SlideSummary, summarise
-from cytopipe.report.train_page import Sample, write_train_report
+from cytopipe.report.train_page import write_train_report
 
 CLASSES = [class_named(name) for name in ("nucleus", "normal", "HSIL")]
 VOID = {"meta", "img", "input", "br", "hr", "link"}
-SHAPES = {"path", "rect", "circle"}  # of SVG, written with or without a closing slash
+SHAPES = {"path", "rect", "circle", "image", "use"}  # of SVG, written with or without a closing slash
 
 
 class Page(HTMLParser):
@@ -309,23 +310,76 @@ def test_a_run_that_logged_nothing_gets_a_page_that_says_so(tmp_path):
     assert "Nothing was logged yet." in Page(tmp_path / "r.html").words
 
 
-def test_samples_show_what_was_annotated_and_what_was_found(tmp_path):
-    truth, found = np.array([[1.0, 2, 5, 8], [6, 6, 9, 9]]), np.array([[1.5, 2, 5, 8]])
-    sample = Sample(np.zeros((20, 30, 3), np.uint8), truth, ["normal", "HSIL"], found, [HOSTILE], [0.75], "tile <3>")
+def found_layer(title="Student", names=(HOSTILE,)):
+    return Layer(title, [box(1.5, 2, 5, 8)], list(names), [0.75], remark="1 found")
+
+
+def test_samples_show_the_truth_and_what_each_network_found_and_hold_their_image_once(tmp_path):
+    truth = Layer("Truth", [box(1, 2, 5, 8), box(6, 6, 9, 9)], ["normal", "HSIL"], remark="2 annotated")
+    sample = Sample(np.zeros((20, 30, 3), np.uint8), [truth, found_layer(), found_layer("Teacher")], "tile <3>")
 
     write_train_report(tmp_path / "r.html", title="run", metrics=[], samples=[sample], facts={})
 
     page = Page(tmp_path / "r.html")
-    assert [a["x"] for a in page.all("rect")] == ["1.0", "1.0", "6.0", "6.0", "1.5"]  # truth has a light rim each
-    assert "tile <3> · 2 annotated, 1 found" in page.words
+    assert next(a["d"] for a in page.all("path") if "stroke" in a) == "M5 2L5 8L1 8L1 2Z"
+    assert len(page.all("path", **{"class": "rim"})) == 4
+    for words in ("tile <3>", "Truth 2 annotated", "Student 1 found", "Teacher 1 found", f"{HOSTILE} 0.75"):
+        assert words in page.words
+    assert [a["href"][:16] for a in page.all("image")] == ["data:image/jpeg;"]
+    assert [a["href"] for a in page.all("use")] == ["#validation-images-0"] * 2
     assert len(page.all("script")) == 1
 
 
-def test_a_sample_whose_boxes_and_names_do_not_match_cannot_be_made():
-    with pytest.raises(ValueError, match="1 true boxes, 0 names"):
-        Sample(np.zeros((2, 2, 3), np.uint8), np.zeros((1, 4)), [], np.zeros((0, 4)), [], [])
-    with pytest.raises(ValueError, match="found 1 boxes, 1 names, 0 scores"):
-        Sample(np.zeros((2, 2, 3), np.uint8), np.zeros((0, 4)), [], np.zeros((1, 4)), ["a"], [])
+def test_a_class_map_is_a_veil_with_borders_that_leaves_the_background_clear():
+    labels = np.zeros((6, 8), np.uint8)
+    labels[1:5, 1:7] = 2
+    labels[0, 7] = 255
+    layer = Layer("Truth", class_map=labels, class_names=["a", "b"])
+
+    veil = map_picture(layer, {"b": (10, 20, 30)})
+
+    assert layer.shown_names == ["b"]
+    assert veil.shape == (6, 8, 4)
+    assert veil[2, 3].tolist() == [10, 20, 30, 102]  # inside: 0.4 opaque
+    assert veil[1, 1].tolist() == [10, 20, 30, 255]  # the border
+    assert veil[0, 0, 3] == veil[5, 7, 3] == 0
+    assert veil[0, 7, 3] > 0  # what has no label is shown to have none
+
+
+def test_a_layer_whose_outlines_names_and_scores_do_not_match_cannot_be_made():
+    with pytest.raises(ValueError, match="1 geometries, 0 names"):
+        Layer("Truth", [box(0, 0, 1, 1)])
+    with pytest.raises(ValueError, match="1 names, 2 scores"):
+        Layer("Student", [box(0, 0, 1, 1)], ["a"], [0.5, 0.5])
+    with pytest.raises(ValueError, match="no class map"):
+        map_picture(found_layer(), {})
+
+
+def test_pseudo_labels_of_all_classes_share_a_chart_and_are_counted_beside_the_labels(tmp_path):
+    rows = [
+        {
+            "t": t,
+            "signals": {"pseudo_labels[a/b]": 30.0, "pseudo_labels[c]": 10.0, "labelled[a/b]": 1.0, "bank_rows": t},
+        }
+        for t in range(10)
+    ]
+
+    write_train_report(tmp_path / "r.html", title="run", metrics=rows, facts={})
+
+    page = Page(tmp_path / "r.html")
+    assert page.html.count('aria-label="pseudo-labels by class"') == 1
+    assert "a/b 60 75.0% 100.0%" in page.words  # the last two rows
+    assert "c 20 25.0% 0.0%" in page.words
+    pseudo = page.html[page.html.index("<h2>Pseudo-labels") : page.html.index("<h2>Further signals")]
+    assert "bank_rows" not in pseudo
+
+
+def test_what_the_collapse_detector_said_stands_at_the_top_with_its_iteration(tmp_path):
+    rows = [*train_rows(), {"t": 9, "warnings": ["pseudo-labels <vanish>"]}]
+
+    write_train_report(tmp_path / "r.html", title="run", metrics=rows, facts={})
+
+    assert "1 warning Iteration 9: pseudo-labels <vanish>" in Page(tmp_path / "r.html").words
 
 
 @pytest.mark.parametrize("kind", ["infer", "train"])

@@ -189,3 +189,27 @@ def test_an_unknown_semantic_architecture_is_refused(tmp_path):
 
     with pytest.raises(UserError, match=r"net: unknown architecture; known: .*denseunet161, unet"):
         load_bundle(tmp_path / "tiny")
+
+
+def test_statistics_of_a_semantic_network_stay_inside_frozen_statistics():
+    net = build_segnet(TINY).train()
+    before = {k: v.clone() for k, v in net.named_buffers()}
+
+    with net.frozen_statistics():
+        net(torch.randn(2, 3, 64, 64))
+
+    assert net.trains_batch_norm
+    assert all(torch.equal(before[k], v) for k, v in net.named_buffers())
+    net(torch.randn(2, 3, 64, 64))
+    assert not all(torch.equal(before[k], v) for k, v in net.named_buffers())
+
+
+def test_a_network_with_a_frozen_encoder_still_trains_its_decoder():
+    net = build_segnet(TINY.model_copy(update={"frozen_batch_norm": True})).train()
+    before = {k: v.clone() for k, v in net.named_buffers()}
+
+    net(torch.randn(2, 3, 64, 64)).sum().backward()
+
+    moved = {k.split(".")[1] for k, v in net.named_buffers() if not torch.equal(before[k], v)}
+    assert moved == {"up"}
+    assert net.trains_batch_norm

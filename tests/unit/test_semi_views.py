@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 
 from cytopipe.semi import (
     JITTERED,
+    PRESETS,
     ROBUST,
     STRONG,
     WEAK,
+    Batch,
     Erasing,
     Geometry,
+    Part,
     Targets,
     View,
     ViewPlan,
-    affine_between,
     apply_preset,
     draw_geometry,
-    map_boxes,
-    map_masks,
 )
 
 geometries = st.builds(Geometry, st.booleans(), st.booleans(), st.integers(0, 3))
@@ -39,26 +39,6 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def box_of(mask: np.ndarray) -> list[float]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-
-
-@given(geometry=geometries, height=st.integers(3, 12), width=st.integers(3, 12), data=st.data())
-def test_a_box_mapped_by_the_matrix_covers_the_same_object_as_the_mapped_mask(geometry, height, width, data):
-    x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
-    x1, y1 = data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height))
-    mask = np.zeros((1, height, width), np.uint8)
-    mask[0, y0:y1, x0:x1] = 1
-
-    turned = map_masks(mask, geometry)
-    boxes, kept = map_boxes(np.array([[x0, y0, x1, y1]]), geometry.affine(height, width), turned.shape[1:])
-
-    assert boxes.tolist() == [box_of(turned[0])]
-    assert kept.tolist() == [0]
-    assert turned.sum() == mask.sum()
-
-
 @given(geometry=geometries, height=st.integers(2, 9), width=st.integers(2, 9))
 def test_every_pixel_goes_where_the_matrix_says(geometry, height, width):
     image = noise(height, width)
@@ -69,39 +49,6 @@ def test_every_pixel_goes_where_the_matrix_says(geometry, height, width):
         for x in range(width):
             column, row = geometry.affine(height, width) @ [x + 0.5, y + 0.5, 1.0]  # pixel centres
             assert (turned[int(row), int(column)] == image[y, x]).all()
-
-
-@given(first=geometries, second=geometries, seed=st.integers(0, 999))
-def test_boxes_mapped_to_another_view_and_back_are_the_same(first, second, seed):
-    height, width = 40, 60
-    corner, side = rng(seed).uniform(0, 20, (5, 2)), rng(seed + 1).uniform(2, 18, (5, 2))
-    source = np.concatenate([corner, corner + side], axis=1)
-    a, b = first.affine(height, width), second.affine(height, width)
-    size_a, size_b = (g.apply(np.zeros((height, width))).shape for g in (first, second))
-    in_a, _ = map_boxes(source, a, size_a)
-
-    in_b, kept = map_boxes(in_a, affine_between(a, b), size_b)
-    back, _ = map_boxes(in_b, affine_between(b, a), size_a)
-
-    np.testing.assert_allclose(back, in_a, atol=1e-4)
-    np.testing.assert_allclose(in_b, map_boxes(source, b, size_b)[0], atol=1e-4)
-    assert kept.tolist() == list(range(5))
-
-
-def test_boxes_are_clipped_to_the_view_and_slivers_are_dropped_by_name():
-    boxes = np.array([[-5.0, 2, 3, 8], [9.5, 0, 30, 10], [2, 2, 4, 4], [20, 20, 30, 30]])
-
-    mapped, kept = map_boxes(boxes, Geometry().affine(10, 10), (10, 10))
-
-    assert kept.tolist() == [0, 2]
-    assert mapped.tolist() == [[0, 2, 3, 8], [2, 2, 4, 4]]
-
-
-def test_no_box_maps_to_no_box():
-    boxes, kept = map_boxes(np.zeros((0, 4)), Geometry(hflip=True).affine(5, 5), (5, 5))
-
-    assert boxes.shape == (0, 4)
-    assert kept.shape == (0,)
 
 
 @pytest.mark.parametrize("preset", [WEAK, JITTERED, ROBUST, STRONG], ids=lambda p: p.name)
@@ -238,18 +185,20 @@ def test_anything_but_rgb_bytes_is_refused(image):
 
 
 def test_a_plan_gives_both_views_the_geometry_that_was_asked_for():
-    plan = ViewPlan(unlabelled=("weak", "strong"), strong=STRONG)
+    plan = ViewPlan(unlabelled={"weak": WEAK, "strong": STRONG})
 
     turned = plan.with_flips("both-and-turns")
 
-    assert [(p.vflip_p, p.turns) for p in (turned.weak, turned.strong)] == [(0.5, True), (0.5, True)]
-    assert turned.with_flips("horizontal") == plan
-    assert (turned.strong.jitter_p, turned.weak.jitter_p) == (0.8, 0.0)
+    drawn = [turned.labelled["weak"], *turned.unlabelled.values()]
+    assert [(p.vflip_p, p.turns) for p in drawn] == [(0.5, True)] * 3
+    assert plan.with_flips("horizontal") == plan
+    assert [p.vflip_p for p in plan.with_flips("both").unlabelled.values()] == [0.5, 0.5]
+    assert [p.jitter_p for p in turned.unlabelled.values()] == [0.0, 0.8]
 
 
-def test_a_plan_that_asks_for_a_strong_view_without_a_preset_is_refused():
-    with pytest.raises(ValueError, match="strong"):
-        ViewPlan(unlabelled=("strong",))
+def test_a_plan_without_a_labelled_view_is_refused():
+    with pytest.raises(ValueError, match="no labelled view"):
+        ViewPlan(labelled={})
 
 
 def test_targets_of_unequal_lengths_are_refused():
@@ -263,3 +212,79 @@ def test_a_view_knows_the_sizes_of_its_images():
     view = View(torch.zeros(2, 3, 5, 7), (), torch.zeros(2, 2, 3), torch.zeros(2, dtype=torch.int64))
 
     assert view.sizes == [(5, 7), (5, 7)]
+
+
+def view_of(images: int = 2) -> View:
+    return View(torch.zeros(images, 3, 8, 8), (), torch.zeros(images, 2, 3), torch.zeros(images, dtype=torch.int64))
+
+
+def test_a_part_knows_its_views_by_name_and_the_usual_two_by_their_own():
+    weak, strong = view_of(), view_of()
+
+    both, named = Part(weak, strong), Part({"weak": weak, "copy_1": strong})
+
+    assert (both.weak, both.strong) == (weak, strong)
+    assert list(named.views) == ["weak", "copy_1"]
+    assert named.strong is None
+    assert Part(weak).views == {"weak": weak}
+
+
+def test_a_part_without_views_or_of_different_images_is_refused():
+    with pytest.raises(ValueError, match="Part"):
+        Part({})
+    with pytest.raises(ValueError, match=r"'weak': 2, 'strong': 1"):
+        Part(view_of(2), view_of(1))
+
+
+def test_a_class_map_or_validity_of_another_size_than_the_image_is_refused():
+    view = view_of()
+
+    with pytest.raises(ValueError, match="labels"):
+        View(view.image, (), view.affine, view.keys, labels=torch.zeros(2, 8, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="valid"):
+        View(view.image, (), view.affine, view.keys, valid=torch.ones(1, 8, 8, dtype=torch.bool))
+
+
+def test_a_batch_on_another_device_has_its_images_and_what_is_annotated_there_and_its_maps_here():
+    target = Targets(torch.zeros(1, 4), torch.ones(1, dtype=torch.int64), torch.zeros(1, 8, 8, dtype=torch.uint8))
+    view = view_of(1)
+    full = View(
+        view.image,
+        (target,),
+        view.affine,
+        view.keys,
+        torch.zeros(1, 8, 8, dtype=torch.int64),
+        torch.ones(1, 8, 8, dtype=torch.bool),
+    )
+    batch = Batch(Part({"weak": full, "other": full}), Part(view_of()))
+
+    moved = batch.to(torch.device("meta"))
+
+    for name in ("weak", "other"):
+        there = moved.labelled.views[name]
+        on_device = [there.image, there.labels, there.valid, there.targets[0].boxes, there.targets[0].masks]
+        assert {tensor.device.type for tensor in on_device} == {"meta"}
+        assert there.affine.device.type == there.keys.device.type == "cpu"
+    assert moved.unlabelled.weak.image.device.type == "meta"
+    assert batch.to(torch.device("cpu")) is batch
+
+
+def test_every_preset_has_its_own_name_and_is_what_a_recipe_may_ask_for():
+    from typing import get_args
+
+    from cytopipe.train.settings import LabelledView
+
+    assert set(PRESETS) == set(get_args(LabelledView))
+    assert all(name == preset.name for name, preset in PRESETS.items())
+
+
+def test_a_view_without_colours_is_not_copied_and_an_erased_one_is():
+    image = noise(16, 16)
+    kept = image.copy()
+    erased = replace(PLAIN, erasings=(Erasing(1.0, (0.2, 0.2), (1.0, 1.0)),))
+
+    views = [apply_preset(image, preset, rng()) for preset in (PLAIN, erased)]
+
+    assert (views[0].image == kept).all()
+    assert (views[1].image != kept).any()
+    assert (image == kept).all()

@@ -14,8 +14,9 @@ from cytopipe.nets import load_bundle
 from cytopipe.steps.train import train
 from cytopipe.tiles import TileConfig
 from cytopipe.train import TrainSettings
-from cytopipe.train.build import check_method, open_stores, with_fraction
 from cytopipe.train.log import read_log
+from cytopipe.train.stores import open_stores, with_fraction
+from cytopipe.train.tasks import check_method
 
 SMALL = [
     'train.architecture="faster-rcnn-mobilenetv2-fpn"',
@@ -132,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(l
     with pytest.raises(RunError, match="not finite at iteration") as caught:
         train("supervised", labelled_store, out=tmp_path / "run", recipe="supervised-small", overrides=overrides)
 
-    assert "last checkpoint is kept" in str(caught.value)
+    assert "last good checkpoint is kept" in str(caught.value)
     assert list((tmp_path / "run" / "checkpoints").glob("0*.safetensors"))
 
 
@@ -150,7 +151,7 @@ def test_a_label_fraction_is_nested_and_leaves_validation_alone(labelled_store):
 
 def test_a_label_fraction_by_patient_keeps_all_tiles_of_some_patients(labelled_store):
     stores = open_stores(labelled_store, None, 0, print)
-    patient = np.array(stores.labelled.tiles["patient"].to_pylist())
+    patient = np.array(stores.labelled.patients)
 
     half = with_fraction(stores, "1/2", 0, lambda line: None, "patient")
 
@@ -186,8 +187,8 @@ def test_a_run_notes_which_labels_a_fraction_chose(asked, labelled_store, tmp_pa
     with (tmp_path / "run/labelled_tiles.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     kept = with_fraction(stores, "1/4", 3, lambda line: None).train_rows
-    assert [row["tile_id"] for row in rows] == stores.labelled.tiles["tile_id"].take(kept).to_pylist()
-    assert {row["patient"] for row in rows} <= set(stores.labelled.tiles["patient"].to_pylist())
+    assert [row["tile_id"] for row in rows] == [stores.labelled.ids[i] for i in kept]
+    assert {row["patient"] for row in rows} <= set(stores.labelled.patients)
     assert json.loads((tmp_path / "run/recipe.json").read_text())["recipe"]["train"]["label_fraction"] == "1/4"
     assert "1/4 of the labels by tile, seed 3" in load_bundle(run.run).spec.training["data"]
 
