@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cytopipe.core.errors import CytopipeError, DiskError, RunError, UserError
+from cytopipe.core.errors import CytopipeError, DiskError, RunError
 from cytopipe.core.progress import OnProgress, Say
 from cytopipe.core.seeds import rng_from
 from cytopipe.formats.annotations import AnnotationFile
 from cytopipe.report.overview import write_overview
 from cytopipe.slides import Foreground, MppView, Showing, Slide, SlideEntry, find_foreground, open_slide, thumbnail
 from cytopipe.steps.annotation_files import AnnotationReader
+from cytopipe.steps.first_look import facts_of, seen_or_noted
 from cytopipe.tiles import (
     BlurredTile,
     LostTile,
@@ -31,7 +32,6 @@ from cytopipe.tiles import (
     TilePlan,
     TileRow,
     cut_plan,
-    fingerprint_of,
     grid_of,
     plan_tiles,
     region_of_interest,
@@ -109,29 +109,19 @@ class Progress:
 
 def look_at(entry: SlideEntry, annotations: Path | None, how: How, *, alone: bool) -> Job:
     """Look at a slide before anything is written; the error of one of several is noted, not raised."""
-    try:
+
+    def look() -> Job:
         with how.open(entry) as slide:
             view = MppView(slide, how.config.mpp, force=how.force)
             if alone:  # of a thousand slides each file is read when its turn comes, once
                 found = how.annotations.read(annotations, entry, slide) if annotations else None
                 region_of_interest(found.objects if found else (), how.config.roi)
-            facts = {
-                "fingerprint": fingerprint_of(entry.path),
-                "annotations": how.sha256(annotations) if annotations else None,
-                "mpp": entry.mpp,
-            }
             warning = view.warning.removeprefix(f"{entry.path.name}: ") if view.warning else ""
             notes = (*slide.notes, *([warning] if warning else []))
+            facts = facts_of(entry, annotations, how.sha256)
             return Job(entry, annotations, _most_tiles(view, how.config), facts, notes)
-    except CytopipeError as error:
-        if alone:
-            raise
-        return Job(entry, annotations, 0, {}, error=str(error))
-    except OSError as error:
-        unreadable = UserError(f"cannot be read ({error.strerror})", where=str(error.filename or entry.path))
-        if alone:
-            raise unreadable from error
-        return Job(entry, annotations, 0, {}, error=str(unreadable))
+
+    return seen_or_noted(entry, look, lambda why: Job(entry, annotations, 0, {}, error=why), alone=alone)
 
 
 def cut_or_fail(job: Job, part: str, writer: StoreWriter, how: How, progress: Progress, *, alone: bool) -> SlideRow:

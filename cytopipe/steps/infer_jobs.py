@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cytopipe.core.errors import CytopipeError, UserError
+from cytopipe.core.errors import UserError
 from cytopipe.core.progress import OnProgress, Say
 from cytopipe.formats.results import Part, WriteOptions
 from cytopipe.infer.predict import Detector
@@ -19,7 +19,8 @@ from cytopipe.infer.segment import Segmenter
 from cytopipe.nets import BundleSpec
 from cytopipe.slides import MppView, Showing, Slide, SlideEntry, open_slide
 from cytopipe.steps.annotation_files import AnnotationReader, files_of
-from cytopipe.tiles import fingerprint_of, region_of_interest
+from cytopipe.steps.first_look import facts_of, seen_or_noted
+from cytopipe.tiles import region_of_interest
 from cytopipe.tiles.regions import Area
 
 
@@ -191,26 +192,15 @@ def jobs_of(entries: Sequence[SlideEntry], annotations: str | Path | None, how: 
 
 def _look_at(entry: SlideEntry, annotations: Path | None, how: How, *, alone: bool) -> Job:
     """Look at a slide before anything is written; the error of one of several is noted, not raised."""
-    try:
+
+    def look() -> Job:
         with how.open(entry) as slide:
             view = how.view(slide)
             if alone:  # of a thousand slides each file is read when its turn comes, once
                 how.region(annotations, entry, slide)
-            facts = {
-                "fingerprint": fingerprint_of(entry.path),
-                "annotations": how.sha256(annotations) if annotations else None,
-                "mpp": entry.mpp,
-            }
-            return Job(entry, annotations, len(how.model.plan(view)), facts)
-    except CytopipeError as error:
-        if alone:
-            raise
-        return Job(entry, annotations, 0, {}, error=str(error))
-    except OSError as error:
-        unreadable = UserError(f"cannot be read ({error.strerror})", where=str(error.filename or entry.path))
-        if alone:
-            raise unreadable from error
-        return Job(entry, annotations, 0, {}, error=str(unreadable))
+            return Job(entry, annotations, len(how.model.plan(view)), facts_of(entry, annotations, how.sha256))
+
+    return seen_or_noted(entry, look, lambda why: Job(entry, annotations, 0, {}, error=why), alone=alone)
 
 
 def parameters_of(how: How, **more: Any) -> dict[str, Any]:
