@@ -74,7 +74,7 @@ class DualAlignment(Method):
             "all", description="classes in the denominator of L_pml: all, or all but the own one as printed"
         )
         proxy_scale: float = Field(1.0, gt=0, description="factor of Φ in L_pml")
-        proxy_lr: float = Field(0.01, gt=0, description="learning rate of the proxies, plain SGD")
+        proxy_lr: float = Field(0.01, gt=0, description="learning rate of the proxies; under sgd they have no momentum")
         background_proxy: bool = Field(False, description="one more proxy, for sampled background RoIs")
         pseudo_threshold: float = Field(0.5, ge=0, le=1, description="least probability of a pseudo-label")
         proposals_per_image: int = Field(512, gt=0, description="RPN boxes of an unlabelled image, after suppression")

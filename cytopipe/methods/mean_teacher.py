@@ -9,7 +9,7 @@ Loss     p_s, p_t = softmax of student and teacher, w(t) = w_max · ramp(t)
                  L_mask = mean over the RoIs with 1 − p_t,i0 >= 0.5 of (m_s − sg[m_t])², m = mask probability of the
                  teacher's class
          pixels  student: weak view x, teacher: x + clip(0.1 N(0, 1), ±0.2)
-                 L_u = mean over pixels and classes of (p_s − sg[p_t])²
+                 L_u = mean over pixels and classes of (p_s − sg[p_t])², over the pixels that show the image
 Differs  The paper classifies images. Distillation of class probabilities is how Dual Alignment's table 2 adapts it to
          detectors; the details are ours (METHODS 6.2). The dense form and its constants are those of SSL4MIS. Values
          that are not given take those of the task. Noise is drawn from the image's key, so that an image gets the same
@@ -42,8 +42,10 @@ from cytopipe.semi import (
     Weighted,
     pseudo_label_signals,
 )
+from cytopipe.semi.cells import cells_shown
 from cytopipe.semi.pixels import clipped_noise, pixel_pseudo_labels
 from cytopipe.semi.signals import disagreement, pixel_signals
+from cytopipe.semi.views import IGNORE
 
 PRE_NMS = 2000  # RPN boxes a level before suppression [C: torchvision's training value]
 
@@ -73,7 +75,7 @@ class MeanTeacher(Method):
         first_step: int | None = Field(None, ge=0, description="no L_u before this step; not given: 0, 1000 for pixels")
         view: ViewName = Field("weak", description="augmentation of labelled images and of what the teacher sees")
         proposals_per_image: int = Field(512, gt=0, description="RPN boxes of the teacher, after suppression")
-        mask_weight: float = Field(0.0, ge=0, description="factor of L_mask; 0: no such term")
+        mask_weight: float = Field(0.0, ge=0, description="factor of L_mask, networks with masks only; 0: no such term")
         mask_foreground: float = Field(0.5, ge=0, le=1, description="least 1 − p_t,0 of a RoI whose mask is compared")
         noise_std: float = Field(0.1, ge=0, description="of the teacher's input for pixels, in normalised image units")
         noise_limit: float = Field(0.2, ge=0, description="where that noise is clipped")
@@ -183,11 +185,12 @@ class MeanTeacher(Method):
         noise = clipped_noise(unlabelled.image, unlabelled.keys, self.config.noise_std, self.config.noise_limit)
         with torch.no_grad():
             logits_t = teacher(unlabelled.image + noise)
-        terms["L_u"] = Weighted(pixel_consistency(logits_s, logits_t), w)
+        seen = cells_shown(unlabelled, 1)
+        terms["L_u"] = Weighted(pixel_consistency(logits_s, logits_t, seen), w)
 
-        pseudo, confidence, every = pixel_pseudo_labels(logits_t, 0.0)
-        self._pixels = pseudo, confidence
-        self._seen |= pixel_signals(pseudo, confidence, every, [item.name for item in self.net_spec.classes])
+        pseudo, confidence, _ = pixel_pseudo_labels(logits_t, 0.0)
+        self._pixels = pseudo.masked_fill(~seen, IGNORE), confidence
+        self._seen |= pixel_signals(pseudo, confidence, seen, [item.name for item in self.net_spec.classes])
         self._seen["disagreement"] = disagreement(logits_s, logits_t)
         return terms
 
@@ -214,8 +217,14 @@ def mask_consistency(masks_s: Tensor, masks_t: Tensor) -> Tensor:
     return squared.sum() / mean_count(squared.numel()).clamp(min=1).to(squared)
 
 
-def pixel_consistency(logits_s: Tensor, logits_t: Tensor) -> Tensor:
-    """L_u of pixels: logits (B, C, H, W), mean over pixels and classes of the squared difference of probabilities."""
+def pixel_consistency(logits_s: Tensor, logits_t: Tensor, seen: Tensor | None = None) -> Tensor:
+    """L_u of pixels: logits (B, C, H, W), mean over pixels and classes of the squared difference of probabilities.
+
+    seen  (B, H, W) bool, pixels that show the image; the others take no part (METHODS 1.6). None: all show it
+    """
     p_s, p_t = (full_precision(logits).softmax(dim=1) for logits in (logits_s, logits_t.detach()))
     squared = (p_s - p_t).square()
-    return squared.sum() / mean_count(squared.numel()).clamp(min=1).to(squared)
+    if seen is None:
+        seen = torch.ones_like(squared[:, 0], dtype=torch.bool)
+    total = torch.where(seen[:, None], squared, 0.0).sum()
+    return total / mean_count(seen.sum() * squared.shape[1]).clamp(min=1).to(total)

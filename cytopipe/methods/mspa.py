@@ -138,10 +138,10 @@ class Mspa(Method):
         nothing = 0.0 * (labelled.features.sum() + unlabelled.features.sum() + unlabelled.p.sum() + pairs.sum())
         wanted = {"L_LPA": c.lpa, "L_UPA": c.upa, "L_SPA": c.spa}
         self._seen["voters"] = torch.tensor(len(pairs) + 1)
+        vote = cast_votes(unlabelled.features, unlabelled.p, pairs)
+        self._note(unlabelled, vote)  # also where the network votes alone: the parts of a step tell the same signals
         if len(pairs) == 0:
             return {name: nothing for name, on in wanted.items() if on}
-        vote = cast_votes(unlabelled.features, unlabelled.p, pairs)
-        self._note(unlabelled, vote)
         terms = {}
         if c.lpa:
             terms["L_LPA"] = self.labelled_alignment(unlabelled, pairs)

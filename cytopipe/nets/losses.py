@@ -14,6 +14,7 @@ from torch import Tensor
 from cytopipe.nets.ranks import mean_count
 
 SMOOTH_L1_BETA = 1 / 9
+LEAST_MISSING = 1e-12  # of 1 − p_y: where float32 has p_y = 1, a power γ < 1 of 0 has no finite slope
 
 
 def classification_loss(logits: Tensor, labels: Tensor, focal_gamma: float | None = None) -> Tensor:
@@ -23,7 +24,8 @@ def classification_loss(logits: Tensor, labels: Tensor, focal_gamma: float | Non
     """
     each = F.cross_entropy(full_precision(logits), labels, reduction="none")
     if focal_gamma is not None:
-        each = (-torch.expm1(-each)) ** focal_gamma * each  # 1 − p_y, exact where p_y is near 1
+        missing = (-torch.expm1(-each)).clamp(min=LEAST_MISSING)  # 1 − p_y, exact where p_y is near 1
+        each = missing**focal_gamma * each
     return each.sum() / mean_count(len(labels)).clamp(min=1)
 
 

@@ -4,7 +4,9 @@ Paper    Zhou, Chen, Xu, Dou, Heng: IRNet: Instance Relation Network for Overlap
          MICCAI 2019. Object relation after Hu, Gu, Zhang, Dai, Wei: Relation Networks for Object Detection. CVPR 2018.
 Idea     overlapping cells look alike where they overlap: a mask is better judged beside the masks of the others, and of
          two answers for one cell the better one can be told without a threshold on their overlap.
-Differs  from bibliographic knowledge; constants are our reading ([A] in METHODS).
+Differs  from bibliographic knowledge; constants are our reading ([A] in METHODS). The candidates that meet are those of
+         one kind of class, not of one class: within a kind detections suppress each other (`nets.answer`), and a cell
+         with two lesion classes is still one cell.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torchvision.ops import box_iou
 from cytopipe.nets.losses import full_precision
 from cytopipe.nets.ranks import mean_count
 
-MOST_CANDIDATES = 200  # of a class in an image
+MOST_CANDIDATES = 200  # of a kind in an image
 KEPT_IOU = 0.5  # a candidate may stand for a truth from here on
 SPARSITY = 0.01  # factor of the mean of s1 in the loss
 NEAR = 1e-3  # distance, in sides, that counts as none
@@ -57,7 +59,7 @@ class InstanceRelation(nn.Module):
 class DuplicateRemoval(nn.Module):
     """After the box head, in place of suppression: a probability s1 that a candidate is the one to keep of its object.
 
-    Candidates of a class, best first: feature = W_f H + W_r (embedding of the rank), one object-relation layer, s1 =
+    Candidates of a kind, best first: feature = W_f H + W_r (embedding of the rank), one object-relation layer, s1 =
     sigmoid. The answer's score is s0 · s1. Until it has seen a labelled batch it is off, and the network answers by
     suppression, as without it.
     """
@@ -82,7 +84,7 @@ class DuplicateRemoval(nn.Module):
         return bool(self.steps > 0)
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
-        """Logits (n,) of s1 for candidates of one class of one image, best first: H (n, D), boxes (n, 4) px."""
+        """Logits (n,) of s1 for candidates of one kind of one image, best first: H (n, D), boxes (n, 4) px."""
         n = len(features)
         ranks = sinusoidal(torch.arange(n, device=features.device, dtype=torch.float32), self.DIM)
         x = self.appearance(features) + self.rank(ranks)

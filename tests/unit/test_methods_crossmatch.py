@@ -213,6 +213,18 @@ def test_the_focal_loss_is_a_slow_loop_and_with_gamma_0_cross_entropy():
     assert classification_loss(logits, labels, 0.0).item() == pytest.approx(plain, rel=1e-12)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 1.5, 2.0])
+def test_a_roi_of_which_the_network_is_certain_has_no_focal_loss_and_a_finite_gradient(gamma):
+    logits = torch.tensor([[60.0, 0.0], [0.0, 60.0], [0.3, 0.1]], requires_grad=True)
+
+    loss = classification_loss(logits, torch.tensor([0, 1, 1]), gamma)
+    loss.backward()
+
+    assert loss.item() == pytest.approx(slow_focal(logits[2:].double(), torch.tensor([1]), gamma) / 3, rel=1e-5)
+    assert logits.grad.isfinite().all()
+    assert logits.grad[:2].abs().max() < 1e-6 < logits.grad[2].abs().min()
+
+
 def test_the_focal_loss_has_the_golden_value_of_METHODS_9():
     even = torch.zeros(1, 2, dtype=torch.float64)
 

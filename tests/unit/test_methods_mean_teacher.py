@@ -169,6 +169,27 @@ def test_for_pixels_the_student_sees_the_image_and_the_teacher_the_image_with_no
     )
 
 
+def test_for_pixels_what_lies_beyond_the_border_of_an_image_takes_no_part():
+    method, student, teacher, batch = double_step("semantic", **SEMANTIC)
+    whole, valid = batch.unlabelled.weak, torch.ones(2, 64, 64, dtype=torch.bool)
+    valid[1, 40:] = False
+    cut = Batch(batch.labelled, Part(replace(whole, valid=valid)))
+    at: list[torch.Tensor] = []
+    for net in (student, teacher):
+        net.register_forward_hook(lambda _, args, out: at.append(out.detach()))
+
+    l_u = method.losses(cut, student, teacher, LATE)["L_u"].value.item()
+
+    logits_t, logits_s = at[-1], at[-2]
+    squared = (logits_s.softmax(dim=1) - logits_t.softmax(dim=1)).square()
+    shown = [squared[i, :, y, x].sum().item() for i in range(2) for y in range(64) for x in range(64) if valid[i, y, x]]
+    assert l_u == pytest.approx(sum(shown) / (C * len(shown)), rel=1e-6)
+    assert l_u != pytest.approx(squared.mean().item(), rel=1e-5)
+    assert (method.pseudo()[1].labels[40:] == 255).all()
+    assert (method.pseudo()[0].labels != 255).all()
+    assert method.signals()["pseudo_labels_per_image"] == valid.sum().item() / 2
+
+
 @pytest.mark.parametrize("task", ["detection", "instance", "semantic"])
 def test_equal_networks_and_views_give_0_and_no_gradient(task):
     config = SEMANTIC | {"noise_std": 0.0} if task == "semantic" else {"mask_weight": 1.0, "mask_foreground": 0.0}

@@ -329,6 +329,20 @@ def test_without_any_complete_image_all_three_losses_are_0_and_attached():
     assert torch.equal(features.grad, torch.zeros_like(features))
 
 
+def test_without_any_complete_image_the_network_votes_alone_and_the_signals_are_the_same():
+    labelled, unlabelled, y = scene(0)
+    p = torch.tensor([0.9, 0.1], dtype=torch.float64)[None, :, None, None].expand_as(labelled.p)
+    whole, blind = method_of(), method_of()
+
+    whole.align(labelled, unlabelled, y)
+    blind.align(labelled._replace(p=p), unlabelled, torch.zeros_like(y))
+
+    assert whole.signals().keys() == blind.signals().keys()  # else the parts of a step could not be joined
+    assert (blind.signals()["voters"], blind.signals()["agreement"]) == (1, 1)
+    predicted = unlabelled.p.argmax(dim=1)
+    assert torch.equal(torch.stack([one.labels[::4, ::4] for one in blind.pseudo()]), predicted)
+
+
 def test_where_the_vote_never_finds_a_class_l_upa_is_0():
     labelled, unlabelled, y = scene(0)
     toward_background = method_of().labelled_prototypes(labelled, y)[:, 0].mean(dim=0)

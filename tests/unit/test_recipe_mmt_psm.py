@@ -45,7 +45,7 @@ def test_every_row_of_the_table_stands_there_with_both_figures_and_its_switch():
 
 def test_the_small_one_differs_from_the_supervised_small_one_in_the_method_alone():
     small, plain = (load_recipe(name).recipe.train for name in ("mmt-psm-small", "supervised-small"))
-    free = {"method", "config", "labelled_view"}
+    free = {"method", "config"}
 
     assert small.model_dump(exclude=free) == plain.model_dump(exclude=free)
     assert MmtPsm.Config.model_validate(small.config).burn_in < small.iterations
