@@ -137,7 +137,7 @@ class Engine:
         started = time.perf_counter()
         settings = self.parts.settings
         clock = Clock(t, settings.iterations, self.parts.iterations_per_epoch)
-        torch.manual_seed(seed_from(self.parts.seed, "step", t))
+        _seed(seed_from(self.parts.seed, "step", t), self.parts.device)
         lr = self.optimiser.set_rate(t)
         if self.teacher is not None and t == self.teacher.rule.start:
             self.teacher.copy(self.student)
@@ -152,7 +152,6 @@ class Engine:
             total = _weighted_sum(terms) / len(parts)
             self.precision.backward(total)
             sums = sums + torch.stack([total.detach(), *(term.value.detach() / len(parts) for term in terms.values())])
-            first_view = next(iter(part.labelled.views.values()))
             first_view = next(iter(part.labelled.views.values()))
             signals.append(self.method.signals() | _floats(labelled_signals(first_view, self._names)))
         average_gradients(self.optimiser.parameters)
@@ -250,6 +249,14 @@ class Engine:
 def _images_of_a_step(parts: Parts) -> int:
     unlabelled = parts.settings.ratio if parts.batches.unlabelled is not None else 0
     return parts.settings.batch_labelled * (1 + unlabelled)
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed what a step may draw from: torch's own generator, and the device's."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)  # manual_seed takes 0.5 ms: it keeps a stack for the GPU to come
+    else:
+        torch.manual_seed(seed)
 
 
 def _weighted_sum(terms: Mapping[str, Weighted]) -> Tensor:

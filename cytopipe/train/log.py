@@ -34,6 +34,7 @@ class RunLog:
         partial = self._path.with_suffix(".jsonl.partial")
         partial.write_text("".join(_line(row) for row in kept))
         partial.replace(self._path)
+        self._file = self._path.open("a")
         self._board = _Board(folder / TENSORBOARD_FOLDER, resume_t)
         for row in kept:
             if row["t"] == resume_t:  # a validation, which is forgotten with the iteration of its number
@@ -47,18 +48,18 @@ class RunLog:
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one line and hand it to the system; a torn last line is dropped when the log is read."""
-        with self._path.open("a") as file:
-            file.write(_line(row))
+        self._file.write(_line(row))
+        self._file.flush()
         self._board.write(row)
 
     def sync(self) -> None:
         """Make what was written survive a power cut: with each checkpoint."""
-        with self._path.open("a") as file:
-            os.fsync(file.fileno())
+        os.fsync(self._file.fileno())
         self._board.flush()
 
     def close(self) -> None:
         """Hand over what TensorBoard's writer still holds, and end its thread."""
+        self._file.close()
         self._board.close()
 
 

@@ -25,6 +25,7 @@ class StatusLine:
         self._ends: deque[float] = deque([clock()], maxlen=STEPS + 1)  # when the last steps ended
         self._rate = 0.0  # images a second; that before a validation until the next step's is known
         self._val: Mapping[str, Mapping[str, float]] = {}
+        self._line = ""
 
     def after(self, row: Mapping[str, Any]) -> str:
         """The line after a row of the log."""
@@ -32,7 +33,8 @@ class StatusLine:
             self._val = row["val"]
             self._ends.clear()
             self._ends.append(self._clock())
-            return self.text()
+            self._line = self._made()
+            return self._line
         self._losses.append({"loss": row["total"], **row["losses"]})
         signals = row.get("signals", {})
         if "pseudo_labels_per_image" in signals:
@@ -41,10 +43,14 @@ class StatusLine:
         elapsed_s = self._ends[-1] - self._ends[0]
         if elapsed_s > 0:
             self._rate = self._images * (len(self._ends) - 1) / elapsed_s
-        return self.text()
+        self._line = self._made()
+        return self._line
 
     def text(self) -> str:
         """The line as of the last row; '' before the first."""
+        return self._line
+
+    def _made(self) -> str:
         if not self._losses:
             return ""
         names = self._losses[-1]
