@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from cytopipe.core.classes import ObjectClass, class_named
 from cytopipe.core.errors import UserError
 from cytopipe.core.files import sha256_of
-from cytopipe.data.file_pool import FilePool
+from cytopipe.data.file_pool import Example, FilePool
+from cytopipe.data.files import size_of
 from cytopipe.data.listings import Listing, list_coco, list_csv, list_folder
 from cytopipe.data.pool import ImagePool, TilePool
 from cytopipe.formats.read import read_annotations
@@ -33,6 +34,7 @@ from cytopipe.tiles import TileStore
 STORE_FILE = "store.json"
 
 Rows = NDArray[np.intp]
+_FORMS = "give a tile store (`cytopipe tile` makes one), a COCO file, a folder with images/, or a CSV list"
 
 
 class Dataset(Protocol):
@@ -88,11 +90,15 @@ def open_dataset(path: Path | str, label_class: str | None = None) -> Dataset:
     Raises UserError for what is none of them, and where a class is needed and not given.
     """
     path = Path(path)
+    if not path.exists():
+        raise UserError("is not there", where=str(path), fix=_FORMS)
     names = tuple(name.strip() for name in (label_class or "").split(",") if name.strip())
     if path.is_file() and path.suffix.lower() == ".json" and path.name != STORE_FILE:
         return FileDataset(path, list_coco(path), names)
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         return FileDataset(path, list_csv(path), names)
+    if not path.is_dir():
+        raise UserError("is nothing to train on", where=str(path), fix=_FORMS)
     listing = None if (path / STORE_FILE).exists() else list_folder(path)
     return StoreDataset(path) if listing is None else FileDataset(path, listing, names)
 
@@ -173,6 +179,8 @@ class FileDataset:
                 where=str(needing.annotation),
                 fix="give --label-class, for example nucleus",
             )
+        for example in self.examples:
+            _refuse_misfit(example)
 
     @cached_property
     def classes(self) -> tuple[ObjectClass, ...]:
@@ -220,6 +228,19 @@ class FileDataset:
     @property
     def _label_class(self) -> str | None:
         return self.label_names[0] if self.label_names else None
+
+
+def _refuse_misfit(example: Example) -> None:
+    """Raise UserError for a mask of another size than its image: by their headers, before an hour has passed."""
+    if example.kind != "mask" or example.annotation is None:
+        return
+    (height, width), (rows, columns) = size_of(example.image), size_of(example.annotation)
+    if (height, width) != (rows, columns):
+        raise UserError(
+            f"is {columns} x {rows} px, and its image {width} x {height}",
+            where=str(example.annotation),
+            fix=f"{example.image} is what it should fit",
+        )
 
 
 _NAMING = (".xml", ".geojson", ".json", ".csv", ".tsv")  # files that name the classes of their objects

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cytopipe.core.errors import UserError
 from cytopipe.semi import IGNORE
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a broken file is named in our own words
 U8 = NDArray[np.uint8]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")

@@ -10,7 +10,7 @@ import csv
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cytopipe.core.errors import UserError, nearest_fix
 from cytopipe.data.file_pool import Example
@@ -58,9 +58,10 @@ def list_coco(path: Path) -> Listing:
     names = images_in(path)
     if not names:
         raise UserError("is no COCO file with images", where=str(path), fix="give one with images and annotations")
+    document = load_json(path)
+    _refuse_unknown_categories(document, path)
     folders = (path.parent, path.parent / IMAGES)
     examples = [Example(name, _found(name, folders, str(path)), path, inside=name) for name in names]
-    document = load_json(path)
     classes = [
         str(item["name"]) for item in document.get("categories", []) if isinstance(item, dict) and "name" in item
     ]
@@ -108,6 +109,18 @@ def list_csv(path: Path) -> Listing:
         patients.append(patient)
         splits.append(split)
     return Listing(examples, patients, splits, stated)
+
+
+def _refuse_unknown_categories(document: Any, path: Path) -> None:
+    """A reader that skips such annotations is right for a look; a network would learn that these objects are glass."""
+    known = {str(item.get("id")) for item in document.get("categories") or [] if isinstance(item, dict)}
+    for number, item in enumerate(document.get("annotations") or [], start=1):
+        if isinstance(item, dict) and str(item.get("category_id")) not in known:
+            raise UserError(
+                f"annotation {number} is of category {item.get('category_id')!r}, which its categories do not name",
+                where=str(path),
+                fix="name it there, or leave its annotations out",
+            )
 
 
 def _kind_of(annotation: Path | None) -> Literal["mask", "objects"]:

@@ -43,6 +43,7 @@ from cytopipe.nets.net import Net
 from cytopipe.nets.spec import NetSpec
 
 IMAGENET = "imagenet"
+_STATE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _OFFICIAL = {
     "resnet18": ResNet18_Weights.IMAGENET1K_V1,
     "resnet34": ResNet34_Weights.IMAGENET1K_V1,
@@ -83,6 +84,8 @@ def init_weights(net: Net, source: str | Path) -> Loaded:
     path = Path(source)
     if path.is_file():
         return _load(net, read_state(path), path.name, str(path))
+    if path.suffix in _STATE_SUFFIXES and not path.exists():
+        raise UserError("no such file", where=str(path), fix="--init takes imagenet, a file of weights or a bundle")
     bundle = load_bundle(source)
     _same_network(net, bundle)
     weights = bundle.folder / WEIGHTS_FILE

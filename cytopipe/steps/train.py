@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cytopipe.core.errors import CytopipeError, DiskError, RunError
 from cytopipe.core.files import FolderLock, disk_error, write_json, write_text
 from cytopipe.core.journal import open_journal
 from cytopipe.core.progress import OnProgress, Say, silent, unsaid
 from cytopipe.core.resources import cores
 from cytopipe.infer.predict import choose_device
+from cytopipe.methods import find_method
 from cytopipe.nets import ranks
 from cytopipe.recipes import load_recipe, recipe_hash
 from cytopipe.tiles.fractions import LabelUnit
@@ -23,7 +25,7 @@ from cytopipe.train.engine import Engine, Parts
 from cytopipe.train.finish import finish
 from cytopipe.train.processes import check_gpus, is_first, is_rank, joined, rank_device, run_ranks
 from cytopipe.train.reduce import wait_for_all
-from cytopipe.train.run_report import write_run_report
+from cytopipe.train.run_report import write_run_report, write_stopped_report
 from cytopipe.train.settings import TrainSettings
 from cytopipe.train.stores import Stores, labelled_names, open_stores, with_fraction
 from cytopipe.train.tasks import check_method
@@ -81,7 +83,7 @@ def train(
                     out
     Returns None in all processes of a run but the first one.
     Raises UserError before anything is written (method, recipe, stores, device, folder), RunError for a loss that is
-    not finite, a full disk, or a process that died.
+    not finite, an image that cannot be read, a full disk, or a process that died.
     """
     flags = {
         "train.method": method,
@@ -89,6 +91,7 @@ def train(
         "train.label_unit": label_unit,
         "train.label_class": label_class,
     }
+    find_method(method)  # before the recipe of its name is looked for
     resolved = load_recipe(recipe if recipe is not None else method, list(overrides), flags)
     settings = resolved.recipe.train
     config = check_method(settings, unlabeled is not None)
@@ -149,16 +152,32 @@ def train(
             if settings.label_fraction is not None:
                 _write_labelled(out / LABELLED_FILE, stores)
             say(_plan_text(stores, parts, where.type))
+            rule = parts.method.teacher()
+            if rule is not None and rule.start >= settings.iterations:
+                say(f"the teacher starts at iteration {rule.start}, after the end: no unlabelled image will teach")
             if stores.labelled.mpp is None and settings.mpp is None:
                 say(f"{labeled} does not say its resolution: the model will claim 1 µm/px; --set train.mpp=UM mends it")
         wait_for_all()  # until the folder is there, and what --overwrite removes is gone
         engine = Engine(parts, out, on_progress, say)
-        engine.run()
+        _run(engine, facts, say)
         if not is_first():
             return None
         finished = finish(engine, facts)
         write_run_report(engine, finished, facts)
     return TrainResult(str(out), method, finished.network, finished.iteration, finished.validation.metrics)
+
+
+def _run(engine: Engine, facts: dict[str, str], say: Say) -> None:
+    """The loop; where it stops for good reason, the report shows how far it came, and the error is raised on."""
+    try:
+        engine.run()
+    except DiskError:  # no room for a report either
+        raise
+    except CytopipeError as error:
+        if is_first():
+            say(f"how it went until then: {write_stopped_report(engine, facts, str(error))}")
+        # an image that cannot be read is no UserError here: the folder is there already
+        raise RunError(error.what, where=error.where, fix=error.fix) from error
 
 
 @contextmanager

@@ -237,7 +237,8 @@ def not_finite(t: int, losses: Mapping[str, float]) -> str:
         return ""
     return (
         f"the loss is not finite at iteration {t} ({', '.join(bad)}): lower train.lr, give train.grad_clip_norm or "
-        "train.warmup_iterations, or train with train.amp=off; the last good checkpoint is kept"
+        "train.warmup_iterations, or train with train.amp=off, with another --out or --overwrite; the last good "
+        "checkpoint is kept"
     )
 
 

@@ -1,8 +1,11 @@
-"""report.html at the end of a run: what report/train_page.py draws, gathered from the run's folder and its networks."""
+"""report.html at the end of a run, or where an error stopped it: what report/train_page.py draws, gathered from the
+run's folder and its networks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +17,7 @@ from cytopipe.report.encode import number
 from cytopipe.report.panels import Sample
 from cytopipe.report.train_page import write_train_report
 from cytopipe.semi import Clock, View
-from cytopipe.train.engine import Engine
+from cytopipe.train.engine import Engine, Parts
 from cytopipe.train.feed import parts_of
 from cytopipe.train.finish import Finished
 from cytopipe.train.log import read_log
@@ -29,7 +32,7 @@ def write_run_report(engine: Engine, finished: Finished, facts: dict[str, str]) 
     The run must be over: to show pseudo-labels the method is asked for its losses once more, which changes what it
     remembers of its last step.
     """
-    parts, settings = engine.parts, engine.parts.settings
+    parts = engine.parts
     networks: dict[str, Net] = {"Student": engine.student}
     if engine.teacher is not None:
         networks["Teacher"] = engine.teacher.net
@@ -43,16 +46,40 @@ def write_run_report(engine: Engine, finished: Finished, facts: dict[str, str]) 
         pseudo_samples=_pseudo_samples(engine, networks, least),
         key_figures=_key_figures(engine, finished, metrics),
         facts={
-            "architecture": settings.architecture,
+            **_who(parts),
             "network": f"{finished.network} after {finished.iteration} iterations",
-            "seed": str(parts.seed),
-            "device": str(parts.device),
             **facts,
             "validation": {key: f"{value:.3f}" for key, value in finished.validation.metrics.items()},
-            "settings": settings.model_dump(mode="json", exclude={"config"}),
-            f"settings of {parts.method.name}": parts.method.config.model_dump(mode="json"),
+            **_settings(parts),
         },
     )
+
+
+def write_stopped_report(engine: Engine, facts: dict[str, str], reason: str) -> Path:
+    """Write the report of a run that an error stopped: its curves, its settings and the reason, and no pictures of
+    networks that may be broken. Returns its path.
+    """
+    parts = engine.parts
+    path = engine.folder / REPORT_FILE
+    write_train_report(
+        path,
+        title=f"{parts.method.name}, stopped",
+        metrics=read_log(engine.folder),
+        facts={**_who(parts), **facts, **_settings(parts)},
+        warnings=[reason],
+    )
+    return path
+
+
+def _who(parts: Parts) -> dict[str, Any]:
+    return {"architecture": parts.settings.architecture, "seed": str(parts.seed), "device": str(parts.device)}
+
+
+def _settings(parts: Parts) -> dict[str, Any]:
+    return {
+        "settings": parts.settings.model_dump(mode="json", exclude={"config"}),
+        f"settings of {parts.method.name}": parts.method.config.model_dump(mode="json"),
+    }
 
 
 def _key_figures(engine: Engine, finished: Finished, metrics: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cytopipe.tiles.fractions import LabelUnit
 
@@ -136,6 +136,20 @@ class TrainSettings(BaseModel):
         if self.task != "semantic" and self.crop_px % 64:
             raise ValueError(f"crop_px {self.crop_px}: a multiple of 64 is expected for {self.architecture}")
         return self
+
+    @field_validator("zoom")
+    @classmethod
+    def _a_range(cls, zoom: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < zoom[0] <= zoom[1] < math.inf:
+            raise ValueError("a least and a greatest factor are expected, both above 0")
+        return zoom
+
+    @field_validator("classes")
+    @classmethod
+    def _each_once(cls, classes: list[str] | None) -> list[str] | None:
+        if classes is not None and len(set(classes)) < len(classes):
+            raise ValueError("each class is named once")
+        return classes
 
     @property
     def task(self) -> Task:

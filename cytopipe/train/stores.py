@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytopipe.core.classes import ObjectClass
-from cytopipe.core.errors import UserError, refuse_unknown
+from cytopipe.core.errors import UserError, nearest_fix
 from cytopipe.core.progress import Say
 from cytopipe.core.seeds import rng_from
 from cytopipe.data import ImagePool
@@ -125,7 +125,10 @@ def chosen_classes(data: Dataset, names: list[str] | None) -> tuple[ObjectClass,
             raise UserError("its annotations name no class", where=str(data.path), fix="give --label-class")
         return data.classes
     by_name = {item.name: item for item in data.classes}
-    refuse_unknown(names, by_name, f"train.classes for {data.path}")
+    for name in names:
+        if name not in by_name:
+            fix = nearest_fix(name, by_name, "its classes") if by_name else "give --label-class"
+            raise UserError(f"has no class {name!r}, which train.classes names", where=str(data.path), fix=fix)
     return tuple(by_name[name] for name in names)
 
 

@@ -126,7 +126,7 @@ def test_dual_alignment_logs_its_four_terms_by_their_names(labelled_store, unlab
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--method", "supervized"], "did you mean 'supervised'"),
+        (["--method", "supervized"], "unknown method 'supervized'; did you mean 'supervised'"),
         (["--method", "dual-alignment"], "give --unlabeled STORE"),
         (["--method", "supervised", "--set", "train.itertions=5"], "did you mean 'iterations'"),
         (["--method", "supervised", "--set", "train.config.margin=5"], "margin"),

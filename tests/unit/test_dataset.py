@@ -149,7 +149,7 @@ def test_a_mask_of_another_size_than_its_image_is_an_error(tmp_path):
     write_mask(tmp_path / "masks/im1.png", np.zeros((30, 40), np.uint8))
 
     with pytest.raises(UserError, match="is 40 x 30 px, and its image 80 x 60"):
-        pool_of(open_dataset(tmp_path, "nucleus")).class_map(1)
+        open_dataset(tmp_path, "nucleus")  # from the headers, before a run begins
 
 
 @pytest.mark.parametrize(
@@ -440,3 +440,34 @@ def test_a_class_that_the_annotations_do_not_have_is_named_with_the_nearest(tmp_
 
     with pytest.raises(UserError, match="nucleus"):
         chosen_classes(data, ["nucleos"])
+
+
+def test_an_annotation_of_a_category_that_the_file_does_not_name_is_an_error_and_no_background(tmp_path):
+    write_image(tmp_path / "a.png")
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "width": WIDTH, "height": HEIGHT}],
+        "categories": [{"id": 1, "name": "nucleus"}],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": n, "bbox": [5, 5, 9, 9], "area": 81, "iscrowd": 0} for n in (1, 2)
+        ],
+    }
+    (tmp_path / "c.json").write_text(json.dumps(document))
+
+    with pytest.raises(UserError, match="annotation 2 is of category 2, which its categories do not name"):
+        open_dataset(tmp_path / "c.json")
+
+
+def test_what_is_nothing_to_train_on_is_told_what_would_be(tmp_path):
+    (tmp_path / "slide.svs").write_bytes(b"II*\0")
+
+    with pytest.raises(UserError, match=r"nowhere: is not there; give a tile store .* a COCO file"):
+        open_dataset(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"slide\.svs: is nothing to train on; give a tile store"):
+        open_dataset(tmp_path / "slide.svs")
+
+
+def test_a_class_that_the_data_do_not_have_is_called_a_class(tmp_path):
+    data = open_dataset(folder(tmp_path, "masks"), "nucleus")
+
+    with pytest.raises(UserError, match=r"has no class 'nucleous', which train\.classes names; did you mean 'nucleus'"):
+        chosen_classes(data, ["nucleous"])

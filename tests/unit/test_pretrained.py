@@ -267,3 +267,8 @@ def test_what_is_no_state_dict_is_refused(tmp_path, value):
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match=r"unknown model 'pap-lite'; did you mean 'pap-light'"):
         init_weights(detector(), "pap-lite")
+
+
+def test_a_file_of_weights_that_is_not_there_is_no_unknown_model():
+    with pytest.raises(UserError, match=r"nofile\.pt: no such file; --init takes"):
+        init_weights(detector(), "nofile.pt")

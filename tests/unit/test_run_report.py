@@ -89,3 +89,18 @@ def test_tensorboard_has_the_run(run):
     folder, _, _ = run
 
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_run_that_ends_before_its_teacher_starts_says_so(labelled_store, unlabelled_store, tmp_path):
+    said: list[str] = []
+    train(
+        "crossmatch",
+        labelled_store,
+        unlabelled_store,
+        tmp_path / "run",
+        recipe="crossmatch-small",
+        overrides=["train.iterations=1", "train.crop_px=64", "train.val_tiles=1", "train.config.burn_in=1"],
+        say=said.append,
+    )
+
+    assert any("no unlabelled image will teach" in line for line in said)

@@ -8,9 +8,11 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cytopipe.core.errors import RunError, UserError
 from cytopipe.nets import load_bundle
+from cytopipe.recipes import load_recipe
 from cytopipe.steps.train import train
 from cytopipe.tiles import TileConfig
 from cytopipe.train import TrainSettings
@@ -135,6 +137,46 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(l
 
     assert "last good checkpoint is kept" in str(caught.value)
     assert list((tmp_path / "run" / "checkpoints").glob("0*.safetensors"))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "supervised, stopped" in page
+    assert "not finite at iteration" in page
+    assert not (tmp_path / "run" / "model.toml").exists()  # what stopped is no model
+
+
+def test_an_image_that_breaks_off_ends_a_run_at_run_time_and_names_the_file(tmp_path):
+    corner = np.zeros((96, 96), np.uint8)
+    corner[10:50, 10:20] = corner[10:20, 10:50] = 255
+    for n in range(4):
+        for kind, pixels in (("images", np.full((96, 96, 3), 60 * n, np.uint8)), ("masks", corner)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / kind / f"{n}.png")
+    for n in (2, 3):
+        path = tmp_path / "images" / f"{n}.png"
+        path.write_bytes(path.read_bytes()[:-60])
+
+    with pytest.raises(RunError, match=r"images/\d\.png: is no image that can be decoded"):
+        train(
+            "supervised",
+            tmp_path,
+            out=tmp_path / "run",
+            recipe="supervised-semantic-small",
+            label_class="nucleus",
+            overrides=["train.crop_px=64", "train.iterations=2"],
+            device="cpu",
+        )
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("train.zoom=[2, 1]", "a least and a greatest factor"),
+        ("train.zoom=[0, 1]", "a least and a greatest factor"),
+        ('train.classes=["nucleus", "nucleus"]', "each class is named once"),
+    ],
+)
+def test_ranges_and_lists_that_make_no_sense_are_refused_with_the_recipe(key, said):
+    with pytest.raises(UserError, match=said):
+        load_recipe("supervised-small", [key], {})
 
 
 def test_a_label_fraction_is_nested_and_leaves_validation_alone(labelled_store):
