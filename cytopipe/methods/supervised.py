@@ -12,6 +12,8 @@ Loss     detection  L = rpn_cls + rpn_reg + roi_cls + roi_reg
          mask     binary cross-entropy on the 28 x 28 mask of the true class, mean over positive RoIs
          CE       −log p_y at the size of the image, mean over the pixels with a label (255 = none)
          Dice     1 − (2 Σ p s + ε) / (Σ p² + Σ s² + ε), ε = 1e-5, over batch and pixels, mean over classes
+Differs  Anchors and RoIs are drawn from each image's own seed, not from torch's generator: every method samples the
+         same ones, on one process and on several. Normalisers count the whole batch of all processes.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def test_the_gallery_is_walked_opened_and_left_with_the_keyboard_alone(page):
     assert page.look("document.querySelector('dialog .rank').textContent") == "2 of 200"
     page.press("Escape")
     assert not page.look("document.querySelector('dialog').open")
-    assert page.look(FOCUSED) == 2  # back where one was
+    page.until(f"({FOCUSED}) === 2")  # back where one was, once the browser has told of the closing
     page.press("c")
     page.until("document.querySelector('.toast').classList.contains('on')")
     page.press("o")
