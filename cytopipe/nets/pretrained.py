@@ -14,11 +14,11 @@ encoder of a SegNet. A SegNet's decoder goes on training its own.
 
 from __future__ import annotations
 
-import pickle
 import urllib.error
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises for a file that is no plain state dict; nothing is unpickled
 
 import torch
 from safetensors import SafetensorError
@@ -109,7 +109,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             raise UserError(f"is not a readable safetensors file ({error})", where=str(path)) from error
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(
             "is no state dict of torch that holds tensors only",
             where=str(path),
