@@ -35,9 +35,10 @@ from torch import Tensor
 
 from cytopipe.methods.base import Method, MethodConfig, PseudoLabels
 from cytopipe.nets import SegNet, SegSpec
+from cytopipe.nets.losses import full_precision
 from cytopipe.nets.ranks import mean_count
 from cytopipe.semi import Batch, Clock, EmaRule, Projector, Ramp, ViewPlan, Weighted, spread
-from cytopipe.semi.cells import cells_within, fine, log_probabilities, patches_of, to_pixels
+from cytopipe.semi.cells import cells_within, log_probabilities, patches_of, to_pixels
 from cytopipe.semi.contrast import LEAST_TAU, contrast
 from cytopipe.semi.mapping import valid_both
 from cytopipe.semi.patch_bank import PatchBank, Patches
@@ -174,7 +175,7 @@ class Cdcl(Method):
     def project(self, net: SegNet, features: Tensor) -> Tensor:
         """F (B, D, h, w) -> 𝓕 (B, h/2, w/2, embedding_dim) float32, each cell of length 1."""
         pooled = F.avg_pool2d(features, PROJECTED_STRIDE)
-        return F.normalize(fine(net.extra["projector"](pooled.movedim(1, -1))), dim=-1)
+        return F.normalize(full_precision(net.extra["projector"](pooled.movedim(1, -1))), dim=-1)
 
     def contrast_patches(
         self, student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], seen: Tensor, keys: Tensor, step: int

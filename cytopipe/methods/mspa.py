@@ -37,9 +37,10 @@ from torch import Tensor
 
 from cytopipe.methods.base import Method, MethodConfig, PseudoLabels
 from cytopipe.nets import SegNet, SegSpec
+from cytopipe.nets.losses import full_precision
 from cytopipe.nets.ranks import gather_rows, mean_count, shared_rows
 from cytopipe.semi import Batch, Clock, Ramp, View, ViewPlan, Weighted, spread
-from cytopipe.semi.cells import cells_shown, fine, label_of_cells, log_probabilities, to_pixels
+from cytopipe.semi.cells import cells_shown, label_of_cells, log_probabilities, to_pixels
 from cytopipe.semi.pixels import pixel_cross_entropy
 from cytopipe.semi.presets import MSPA, WEAK
 from cytopipe.semi.signals import pixel_signals
@@ -214,7 +215,7 @@ class Mspa(Method):
     def _maps(self, features: Tensor, logits: Tensor, view: View) -> Maps:
         stride = self.net_spec.feature_stride
         p = log_probabilities(logits, stride // self.net_spec.logits_stride).exp()
-        return Maps(fine(features), p, cells_shown(view, stride))
+        return Maps(full_precision(features), p, cells_shown(view, stride))
 
     @torch.no_grad()
     def _note(self, unlabelled: Maps, vote: Vote) -> None:

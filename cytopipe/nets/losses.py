@@ -51,5 +51,6 @@ def mask_loss(logits: Tensor, goals: Tensor) -> Tensor:
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """x in float32, or as it is in float64: boxes of a large window do not fit into the 8 bits of bfloat16."""
+    """x in float32, or as it is in float64: boxes of a large window do not fit into the 8 bits of
+    bfloat16, and logarithms, norms and exponentials are not computed in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -14,12 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cytopipe.nets.losses import full_precision
 from cytopipe.semi.views import View
-
-
-def fine(x: Tensor) -> Tensor:
-    """x in float32 or finer: logarithms, norms and exponentials are not computed in half precision."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def log_probabilities(logits: Tensor, factor: int) -> Tensor:
@@ -27,7 +23,7 @@ def log_probabilities(logits: Tensor, factor: int) -> Tensor:
 
     Computed as the log-sum-exp of log-softmaxes, so that it is exact for probabilities that float32 cannot hold.
     """
-    log_p = fine(logits).log_softmax(dim=1)
+    log_p = full_precision(logits).log_softmax(dim=1)
     if factor == 1:
         return log_p
     blocks = log_p.unflatten(3, (-1, factor)).unflatten(2, (-1, factor))  # (B, C, h, f, w, f)

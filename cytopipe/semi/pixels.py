@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cytopipe.nets.ranks import mean_count, world_size
+from cytopipe.nets.losses import full_precision
+from cytopipe.nets.ranks import mean_count, sum_over_ranks
 from cytopipe.semi.views import IGNORE
 
 DICE_EPSILON = 1e-5  # [C: SSL4MIS]
@@ -18,7 +19,7 @@ DICE_EPSILON = 1e-5  # [C: SSL4MIS]
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """−log p_y, mean over the pixels whose label is known; 0 and attached where there is none."""
-    total = F.cross_entropy(_fine(logits), labels, ignore_index=IGNORE, reduction="sum")
+    total = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORE, reduction="sum")
     return total / mean_count((labels != IGNORE).sum()).clamp(min=1).to(total)
 
 
@@ -29,16 +30,16 @@ def soft_dice(logits: Tensor, labels: Tensor) -> Tensor:
     Source: the DiceLoss of SSL4MIS (METHODS 6.1).
     """
     known = (labels != IGNORE)[:, None]
-    p = _fine(logits).softmax(dim=1) * known
+    p = full_precision(logits).softmax(dim=1) * known
     s = F.one_hot(labels.masked_fill(labels == IGNORE, 0), logits.shape[1]).movedim(-1, 1).to(p) * known
     both = torch.stack([(p * s).sum(dim=(0, 2, 3)), p.square().sum(dim=(0, 2, 3)), s.sum(dim=(0, 2, 3))])
-    overlap, predicted, true = _over_ranks(both)
+    overlap, predicted, true = sum_over_ranks(both)
     return (1 - (2 * overlap + DICE_EPSILON) / (predicted + true + DICE_EPSILON)).mean()
 
 
 def pixel_pseudo_labels(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Class (B, H, W) int64, its probability (B, H, W) float32 and where that reaches the threshold; detached."""
-    confidence, label = _fine(logits.detach()).softmax(dim=1).max(dim=1)
+    confidence, label = full_precision(logits.detach()).softmax(dim=1).max(dim=1)
     return label, confidence, confidence >= threshold
 
 
@@ -48,13 +49,3 @@ def clipped_noise(image: Tensor, keys: Tensor, std: float, limit: float) -> Tens
     for row, key in zip(noise, keys.tolist(), strict=True):
         row.normal_(generator=torch.Generator(device=image.device).manual_seed(key))
     return (std * noise).clamp(-limit, limit)
-
-
-def _fine(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _over_ranks(sums: Tensor) -> Tensor:
-    """The sums of all ranks, with the gradient that the average over ranks must see."""
-    ranks = world_size()
-    return ranks * sums + (ranks * (mean_count(sums).to(sums) - sums)).detach() if ranks > 1 else sums
